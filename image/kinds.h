@@ -14,9 +14,10 @@
 #define KIND_SIGNAL  4 /* signal.proto: dispositions, process-wide pending signals */
 #define KIND_TIMER   5 /* timer.proto: itimers and POSIX timers */
 #define KIND_MM      6 /* mm.proto: layout and mappings; contents are in the page store */
-#define KIND_FDTABLE 7 /* fd.proto: fd number -> object id, flags, locks */
+#define KIND_FDTABLE 7 /* fd.proto: fd number -> open file description, close-on-exec, POSIX locks */
 
-/* Objects: any number each, every one with an id (object.proto's ObjectHead comes first in it). */
+/* Objects: any number each, every one with an id that is unique in the checkpoint of a host. */
+#define KIND_OFD 31 /* fd.proto: an open file description, refers to one of the objects below */
 #define KIND_FILE      32 /* regular files, directories, O_PATH, devices, FIFOs by path */
 #define KIND_PIPE      33
 #define KIND_EVENTFD   34
