@@ -7,6 +7,8 @@
 
 #include <stdint.h>
 
+#include <protobuf-c/protobuf-c.h>
+
 /* Records of the process itself, at most one each unless said otherwise. */
 #define KIND_HEAD    1 /* image.proto: ImageHead, always the first record */
 #define KIND_PROCESS 2 /* process.proto */
@@ -45,5 +47,8 @@
 #define KIND_MAX 64
 
 const char *kind_name(uint32_t kind); /* "pipe", … or "unknown" */
+
+/* The descriptor of its message; NULL for an unknown kind and for one that has no message yet. */
+const ProtobufCMessageDescriptor *kind_message(uint32_t kind);
 
 #endif
