@@ -1,0 +1,76 @@
+"""Fixtures of the whole-run tests: binaries, users, and a Lab that leaves nothing behind."""
+
+import os
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+import harness  # noqa: E402
+
+
+def pytest_configure(config):
+    harness.become_subreaper()
+    config.addinivalue_line("markers", "product: needs the commands, not only the test programs")
+
+
+@pytest.fixture(scope="session")
+def binaries():
+    found = harness.Binaries()
+    yield found
+    found.remove()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def some_huge_pages():
+    """As root: make a few huge pages for the program that needs them, and give them back."""
+    path = pathlib.Path("/proc/sys/vm/nr_hugepages")
+    before = None
+    try:
+        if os.geteuid() == 0 and int(path.read_text()) < 16:
+            before = path.read_text()
+            path.write_text("16")
+    except OSError:
+        before = None
+    yield
+    if before is not None:
+        try:
+            path.write_text(before)
+        except OSError:
+            pass
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failing test tells what its lab saw."""
+    outcome = yield
+    report = outcome.get_result()
+    lab = item.funcargs.get("lab") if hasattr(item, "funcargs") else None
+    if report.when == "call" and report.failed and lab is not None:
+        report.sections.append(("lab", lab.report()))
+
+
+@pytest.fixture
+def user(request):
+    """The user of a test: root where there is one; parametrise indirectly to choose."""
+    known = harness.users()
+    name = getattr(request, "param", next(iter(known)))
+    if name not in known:
+        pytest.skip(f"not running as root: can't run as {name}")
+    return known[name]
+
+
+@pytest.fixture
+def lab(binaries, user):
+    lab = harness.Lab(binaries, user)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """Whatever a test started is gone before the next one begins."""
+    yield
+    harness.kill_all_descendants()

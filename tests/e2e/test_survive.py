@@ -1,0 +1,56 @@
+"""Every program of tests/programs/: by itself (control), made to fail (--break), checkpointed, restarted
+from the checkpoint after everything was killed, and restarted from a checkpoint of that; as root and
+as an ordinary user. The program itself compares what it had with what it has."""
+
+import os
+
+import pytest
+
+import harness
+from survive import MODES, Program, control, survive
+
+ROOT_ONLY = ("root",)
+
+PROGRAMS = [
+    Program("count"),
+]
+
+
+def cases(*more):
+    """(program, user, …) for all programs and the users that they are for."""
+    known = harness.users()
+    for program in PROGRAMS:
+        for user in program.users:
+            if user in known:
+                for extra in more or ((),):
+                    extra = extra if isinstance(extra, tuple) else (extra,)
+                    yield pytest.param(program, user, *extra, id="-".join((program.name, user, *extra)))
+
+
+@pytest.mark.parametrize("program,user", cases(), indirect=["user"])
+def test_control(lab, program):
+    control(lab, program)
+
+
+@pytest.mark.parametrize("program,user", [c for c in cases() if c.values[0].can_break], indirect=["user"])
+def test_can_fail(lab, program):
+    """With --break the program spoils its state itself: it must say so and end with 1."""
+    with pytest.raises(AssertionError, match="FAIL: "):
+        control(lab, program, "--break")
+    assert lab.program.returncode == 1
+    assert "PASS" not in lab.lines()
+
+
+@pytest.mark.parametrize("program,user,mode", cases(*MODES), indirect=["user"])
+def test_survives(lab, program, mode):
+    survive(lab, program, mode)
+
+
+def test_all_programs_are_listed():
+    """A program that is in tests/programs/ but not in the table above would never be run."""
+    source = harness.ROOT / "tests" / "programs"
+    listed = {p.name for p in PROGRAMS}
+    built = {p.stem for p in source.glob("*.c")} - {"check"}
+    elsewhere = {p.stem for p in source.glob("storm*.c")}
+    assert built - elsewhere <= listed
+    assert os.access(harness.BUILD, os.X_OK)
