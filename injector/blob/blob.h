@@ -1,0 +1,68 @@
+/*
+ * What the injector and the parasite (blob.c) agree on. The parasite is freestanding, so this
+ * header uses fixed-width types only.
+ *
+ * The area is one anonymous mapping in the target:
+ *
+ *   0            text, read and execute
+ *   BLOB_SLOTS   struct blob_slot, one for each thread that enters; slot 0 is the host
+ *   ...          stacks, calls, data: placed by the injector (see inject.c)
+ */
+#ifndef INJECTOR_BLOB_H
+#define INJECTOR_BLOB_H
+
+#include <stdint.h>
+
+#define BLOB_TEXT_SIZE 8192 /* the linker script checks that the code fits */
+
+/* A system call to run. */
+struct blob_call {
+    int64_t nr;
+    uint64_t arg[6];
+    int64_t ret;    /* as the kernel returns it: a value or -errno */
+    uint32_t flags; /* BLOB_* below */
+    uint32_t pad;
+};
+
+#define BLOB_ARG_RET(k) (1u << (k)) /* arg[k] is the number of an earlier call: use its result */
+#define BLOB_MUST       (1u << 8)   /* when it fails, do not run the rest of the batch */
+#define BLOB_FORK       (1u << 9)   /* a fork: the child goes on in the loop, with ctl = (int)pad */
+#define BLOB_CLONE_VM   (1u << 10)  /* shares memory: the child pops its slot's address from its stack */
+#define BLOB_NOT_RUN    (1u << 31)  /* set by the parasite when a BLOB_MUST call before it failed */
+
+/* The registers with which a thread returns by itself when the tracer is gone. */
+struct blob_regs {
+    uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
+    uint64_t rip, cs, rflags, rsp, ss; /* the frame of iretq */
+};
+
+struct blob_slot {
+    uint64_t calls;    /* address of the first batch, 0: none */
+    uint32_t ncalls;
+    uint32_t flags;    /* BLOB_SLOT_* */
+    int32_t ctl;       /* control socket */
+    uint32_t index;
+    uint32_t park;     /* futex: non-zero tells a parked thread to return by itself */
+    uint32_t nslots;   /* slot 0: how many follow */
+    uint64_t undo;     /* slot 0: struct blob_call[], run newest first when the tracer is gone */
+    uint32_t nundo;
+    uint32_t pad;
+    uint64_t sigmask;  /* put back before the thread returns by itself */
+    struct blob_regs regs;
+};
+
+#define BLOB_SLOT_HOST  1u /* takes further batches from its control socket */
+#define BLOB_SLOT_HEALS 2u /* regs are valid: when the tracer is gone return, do not exit */
+
+/* Messages on the control socket (SOCK_SEQPACKET). */
+struct blob_msg {
+    uint32_t op;
+    uint32_t n;     /* RUN: number of calls; DONE: slot */
+    uint64_t calls; /* RUN: address */
+};
+
+#define BLOB_RUN   1u
+#define BLOB_DONE  2u
+#define BLOB_HELLO 3u /* a forked child is in its loop */
+
+#endif

@@ -1,0 +1,22 @@
+#!/usr/bin/env python3
+"""Compile the parasite to a flat binary and write it as a C array: embed.py CC OBJCOPY SRCROOT OUT."""
+import os
+import subprocess
+import sys
+import tempfile
+
+cc, objcopy, root, out = sys.argv[1:5]
+arch = os.path.join(root, "injector/blob/arch/x86_64/entry.S")
+flags = ["-Os", "-ffreestanding", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-mgeneral-regs-only",
+         "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-fno-builtin", "-nostdlib", "-Wall",
+         "-Wextra", "-Werror", "-fno-tree-loop-distribute-patterns", "-I", root]
+with tempfile.TemporaryDirectory() as tmp:
+    elf, flat = os.path.join(tmp, "blob.elf"), os.path.join(tmp, "blob.bin")
+    subprocess.run([cc, *flags, "-static", "-Wl,--build-id=none", "-Wl,-T," + os.path.join(root, "injector/blob/blob.lds"),
+                    "-o", elf, arch, os.path.join(root, "injector/blob/blob.c")], check=True)
+    subprocess.run([objcopy, "-O", "binary", elf, flat], check=True)
+    data = open(flat, "rb").read()
+with open(out, "w") as f:
+    f.write("/* Generated from injector/blob. */\n#include \"injector/blob_code.h\"\n")
+    f.write("const unsigned char blob_code[] = {%s};\n" % ",".join(str(b) for b in data))
+    f.write("const unsigned int blob_code_size = %d;\n" % len(data))

@@ -1,0 +1,221 @@
+/*
+ * Into a running program and out again. Until the control socket stands, system calls are stepped one by one
+ * (ptrace.h says what that window is); from then on the parasite can return by itself.
+ */
+#include "injector/inject.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stddef.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/ptrace.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/util.h"
+#include "injector/blob_code.h"
+#include "injector/layout.h"
+#include "injector/ptrace.h"
+
+/* Results with which the kernel asks itself to restart a system call (include/linux/errno.h). */
+#define ERESTARTSYS           512
+#define ERESTARTNOINTR        513
+#define ERESTARTNOHAND        514
+#define ERESTART_RESTARTBLOCK 516
+
+uint64_t inj_area_size(uint32_t slots)
+{
+    return BLOB_TEXT_SIZE + SLOT_SPACE(slots) + STACK_SPACE(slots) + CALL_SPACE + INJ_DATA_SIZE;
+}
+
+uint64_t inj_slot(const struct inj *inj, uint32_t i)
+{
+    return inj->base + BLOB_TEXT_SIZE + i * sizeof(struct blob_slot);
+}
+
+uint64_t inj_slot_stack(const struct inj *inj, uint32_t i)
+{
+    uint64_t stacks = inj->base + BLOB_TEXT_SIZE + SLOT_SPACE(inj->nslots);
+
+    return stacks + HOST_STACK + (uint64_t)i * INJ_SLOT_STACK;
+}
+
+/* What the registers must be for a thread that returns without the kernel's restart logic. */
+static void heal_regs(struct blob_regs *out, const struct user_regs_struct *in)
+{
+    *out = (struct blob_regs){
+        in->r15, in->r14, in->r13, in->r12, in->rbp, in->rbx, in->r11, in->r10, in->r9, in->r8,
+        in->rax, in->rcx, in->rdx, in->rsi, in->rdi, in->rip, in->cs, in->eflags, in->rsp, in->ss,
+    };
+    if ((int64_t)in->orig_rax < 0)
+        return;
+    switch (-(int64_t)in->rax) {
+    case ERESTARTSYS:
+    case ERESTARTNOINTR:
+    case ERESTARTNOHAND:
+        out->rax = in->orig_rax;
+        out->rip -= 2;
+        break;
+    case ERESTART_RESTARTBLOCK:
+        out->rax = SYS_restart_syscall;
+        out->rip -= 2;
+        break;
+    default:
+        break;
+    }
+}
+
+static int stepped(struct inj *inj, int64_t *ret, struct err *err, const char *what, long nr, const uint64_t arg[6])
+{
+    if (pt_syscall(inj->tid, inj->syscall_ip, &inj->regs, ret, nr, arg, err) < 0)
+        return err_wrap(err, "%s", what);
+    if (inj_failed(*ret))
+        return err_set(err, (int)-*ret, "process %d: %s: %s", inj->pid, what, strerror((int)-*ret));
+    return 0;
+}
+
+static int make_area(struct inj *inj, struct err *err)
+{
+    int64_t at, r;
+
+    if (stepped(inj, &at, err, "mapping the parasite", SYS_mmap,
+                (uint64_t[6]){0, inj->size, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0}) < 0)
+        return -err->code;
+    inj->base = (uint64_t)at;
+    return stepped(inj, &r, err, "protecting the parasite", SYS_mprotect,
+                   (uint64_t[6]){inj->base + BLOB_TEXT_SIZE, inj->size - BLOB_TEXT_SIZE, PROT_READ | PROT_WRITE});
+}
+
+/* A socket pair in the target, made in its own data area; our end is fetched, its number goes to *ours. */
+static int make_ctl(struct inj *inj, int *ours, struct err *err)
+{
+    int pair[2];
+    int64_t r;
+
+    if (stepped(inj, &r, err, "making the control socket", SYS_socketpair,
+                (uint64_t[6]){AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, data_at(inj)}) < 0)
+        return -err->code;
+    if (pt_read(inj->pid, data_at(inj), pair, sizeof(pair), err) < 0)
+        return -err->code;
+    inj->remote_ctl = pair[0];
+    *ours = pair[1];
+    inj->ctl = inj_get_fd(inj, pair[1], err);
+    return inj->ctl < 0 ? inj->ctl : 0;
+}
+
+static int write_blob(struct inj *inj, int ours, struct err *err)
+{
+    struct blob_call close_ours = {.nr = SYS_close, .arg = {(uint64_t)ours}};
+    struct blob_slot slot = {
+        .calls = calls_at(inj), .ncalls = 1, .flags = BLOB_SLOT_HOST | BLOB_SLOT_HEALS, .ctl = inj->remote_ctl,
+        .nslots = 1, .sigmask = inj->sigmask,
+    };
+
+    heal_regs(&slot.regs, &inj->regs);
+    if (pt_poke(inj->pid, inj->base, blob_code, blob_code_size, err) < 0 ||
+        pt_write(inj->pid, inj_slot(inj, 0), &slot, sizeof(slot), err) < 0)
+        return -err->code;
+    return pt_write(inj->pid, calls_at(inj), &close_ours, sizeof(close_ours), err);
+}
+
+static int start_host(struct inj *inj, struct err *err)
+{
+    struct user_regs_struct regs = inj->regs;
+    struct blob_msg m;
+
+    regs.rip = inj->base;
+    regs.rsp = inj_slot_stack(inj, 0);
+    regs.rdi = inj_slot(inj, 0);
+    regs.orig_rax = (uint64_t)-1;
+    regs.eflags &= ~0x40500ull; /* direction, trap and alignment check */
+    if (pt_set_regs(inj->tid, &regs, err) < 0 || pt_cont(inj->tid, 0, err) < 0)
+        return -err->code;
+    return inj_wait_msg(inj, &m, err);
+}
+
+/* Undo a half-made entry with the stepped calls that made it. */
+static void unmake(struct inj *inj, int ours)
+{
+    struct err ignored;
+    int64_t r;
+
+    if (ours >= 0) {
+        stepped(inj, &r, &ignored, "close", SYS_close, (uint64_t[6]){(uint64_t)ours});
+        stepped(inj, &r, &ignored, "close", SYS_close, (uint64_t[6]){(uint64_t)inj->remote_ctl});
+    }
+    if (inj->base)
+        stepped(inj, &r, &ignored, "munmap", SYS_munmap, (uint64_t[6]){inj->base, inj->size});
+    pt_set_sigmask(inj->tid, inj->sigmask, &ignored);
+}
+
+int inj_enter(struct inj *inj, pid_t pid, pid_t tid, const struct user_regs_struct *regs, uint64_t sigmask,
+              struct err *err)
+{
+    int ours = -1;
+
+    *inj = (struct inj){.pid = pid, .tid = tid, .pidfd = -1, .ctl = -1, .remote_ctl = -1, .nslots = 1,
+                        .regs = *regs, .sigmask = sigmask, .size = inj_area_size(1)};
+    inj->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (inj->pidfd < 0)
+        return err_errno(err, "process %d: pidfd_open", pid);
+    if (pt_find_syscall(pid, &inj->syscall_ip, err) < 0 || pt_set_sigmask(tid, ~0ull, err) < 0)
+        return -err->code;
+    if (make_area(inj, err) < 0 || make_ctl(inj, &ours, err) < 0 || write_blob(inj, ours, err) < 0) {
+        unmake(inj, ours);
+        return -err->code;
+    }
+    if (start_host(inj, err) < 0)
+        return err_wrap(err, "process %d: starting the parasite", pid);
+    inj->entered = true;
+    return 0;
+}
+
+/* Stop the host thread, which waits in its loop. Stops that are not the one asked for are passed over. */
+static int stop_host(struct inj *inj, struct err *err)
+{
+    int status;
+
+    if (pt_interrupt(inj->tid, err) < 0)
+        return -err->code;
+    for (;;) {
+        if (pt_wait(inj->tid, &status, err) < 0)
+            return -err->code;
+        if (status >> 16 == PTRACE_EVENT_STOP)
+            return 0;
+        if (WSTOPSIG(status) == SIGSTOP)
+            inj->stop_seen = true;
+        if (pt_cont(inj->tid, 0, err) < 0)
+            return -err->code;
+    }
+}
+
+int inj_leave(struct inj *inj, struct err *err)
+{
+    int64_t r;
+
+    if (!inj->entered)
+        return 0;
+    inj->entered = false;
+    if (stop_host(inj, err) < 0)
+        return err_wrap(err, "process %d: taking the parasite out", inj->pid);
+    if (pt_set_regs(inj->tid, &inj->regs, err) < 0 ||
+        stepped(inj, &r, err, "closing the control socket", SYS_close, (uint64_t[6]){(uint64_t)inj->remote_ctl}) < 0 ||
+        stepped(inj, &r, err, "unmapping the parasite", SYS_munmap, (uint64_t[6]){inj->base, inj->size}) < 0 ||
+        pt_set_sigmask(inj->tid, inj->sigmask, err) < 0)
+        return -err->code;
+    if (inj->stop_seen)
+        syscall(SYS_pidfd_send_signal, inj->pidfd, SIGSTOP, NULL, 0);
+    return 0;
+}
+
+void inj_close(struct inj *inj)
+{
+    if (inj->ctl >= 0)
+        close(inj->ctl);
+    if (inj->pidfd >= 0)
+        close(inj->pidfd);
+    inj->ctl = inj->pidfd = -1;
+}

@@ -1,0 +1,22 @@
+/* Where things are in the area; only the injector's own files include this. */
+#ifndef INJECTOR_LAYOUT_H
+#define INJECTOR_LAYOUT_H
+
+#include "injector/inject.h"
+
+#define HOST_STACK 16384u
+#define SLOT_SPACE(slots) (((uint64_t)(slots) * sizeof(struct blob_slot) + 4095) & ~4095ull)
+#define STACK_SPACE(slots) (((uint64_t)(slots) * INJ_SLOT_STACK + HOST_STACK + 4095) & ~4095ull)
+#define CALL_SPACE ((INJ_MAX_CALLS * sizeof(struct blob_call) + 4095) & ~4095ull)
+
+static inline uint64_t calls_at(const struct inj *inj)
+{
+    return inj->base + BLOB_TEXT_SIZE + SLOT_SPACE(inj->nslots) + STACK_SPACE(inj->nslots);
+}
+
+static inline uint64_t data_at(const struct inj *inj)
+{
+    return calls_at(inj) + CALL_SPACE;
+}
+
+#endif

@@ -1,0 +1,240 @@
+/* Thin, checked wrappers around ptrace(2): see ptrace.h. */
+#include "injector/ptrace.h"
+
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/uio.h>
+#include <sys/wait.h>
+
+#include "base/util.h"
+
+int pt_seize(pid_t tid, unsigned long options, struct err *err)
+{
+    if (ptrace(PTRACE_SEIZE, tid, NULL, options) < 0)
+        return err_errno(err, "thread %d: cannot be traced", tid);
+    return 0;
+}
+
+int pt_interrupt(pid_t tid, struct err *err)
+{
+    if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0)
+        return err_errno(err, "thread %d: cannot be interrupted", tid);
+    return 0;
+}
+
+int pt_cont(pid_t tid, int sig, struct err *err)
+{
+    if (ptrace(PTRACE_CONT, tid, NULL, (long)sig) < 0)
+        return err_errno(err, "thread %d: cannot be continued", tid);
+    return 0;
+}
+
+int pt_detach(pid_t tid, int sig, struct err *err)
+{
+    if (ptrace(PTRACE_DETACH, tid, NULL, (long)sig) < 0)
+        return err_errno(err, "thread %d: cannot be let go", tid);
+    return 0;
+}
+
+int pt_wait(pid_t tid, int *status, struct err *err)
+{
+    pid_t r;
+
+    do
+        r = waitpid(tid, status, __WALL);
+    while (r < 0 && errno == EINTR);
+    if (r < 0)
+        return err_errno(err, "thread %d: wait", tid);
+    if (!WIFSTOPPED(*status))
+        return err_set(err, ESRCH, "thread %d has ended", tid);
+    return 0;
+}
+
+int pt_get_regs(pid_t tid, struct user_regs_struct *regs, struct err *err)
+{
+    struct iovec iov = {regs, sizeof(*regs)};
+
+    if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_PRSTATUS, &iov) < 0)
+        return err_errno(err, "thread %d: reading its registers", tid);
+    if (iov.iov_len != sizeof(*regs))
+        return err_set(err, ENOTSUP, "thread %d runs 32-bit code, which is not supported", tid);
+    return 0;
+}
+
+int pt_set_regs(pid_t tid, const struct user_regs_struct *regs, struct err *err)
+{
+    struct iovec iov = {(void *)regs, sizeof(*regs)};
+
+    if (ptrace(PTRACE_SETREGSET, tid, (void *)NT_PRSTATUS, &iov) < 0)
+        return err_errno(err, "thread %d: setting its registers", tid);
+    return 0;
+}
+
+int pt_get_xstate(pid_t tid, void **buf, size_t *len, struct err *err)
+{
+    struct iovec iov = {malloc(65536), 65536};
+
+    if (!iov.iov_base)
+        return err_set(err, ENOMEM, "out of memory");
+    if (ptrace(PTRACE_GETREGSET, tid, (void *)NT_X86_XSTATE, &iov) < 0) {
+        err_errno(err, "thread %d: reading its extended state", tid);
+        free(iov.iov_base);
+        return -err->code;
+    }
+    *buf = iov.iov_base;
+    *len = iov.iov_len;
+    return 0;
+}
+
+int pt_set_xstate(pid_t tid, const void *buf, size_t len, struct err *err)
+{
+    struct iovec iov = {(void *)buf, len};
+
+    if (ptrace(PTRACE_SETREGSET, tid, (void *)NT_X86_XSTATE, &iov) < 0)
+        return err_errno(err, "thread %d: setting its extended state", tid);
+    return 0;
+}
+
+int pt_get_sigmask(pid_t tid, uint64_t *mask, struct err *err)
+{
+    if (ptrace(PTRACE_GETSIGMASK, tid, sizeof(*mask), mask) < 0)
+        return err_errno(err, "thread %d: reading its signal mask", tid);
+    return 0;
+}
+
+int pt_set_sigmask(pid_t tid, uint64_t mask, struct err *err)
+{
+    if (ptrace(PTRACE_SETSIGMASK, tid, sizeof(mask), &mask) < 0)
+        return err_errno(err, "thread %d: setting its signal mask", tid);
+    return 0;
+}
+
+int pt_read(pid_t pid, uint64_t addr, void *buf, size_t len, struct err *err)
+{
+    for (size_t done = 0; done < len;) {
+        struct iovec l = {(char *)buf + done, len - done}, r = {(void *)(addr + done), len - done};
+        ssize_t n = process_vm_readv(pid, &l, 1, &r, 1, 0);
+
+        if (n <= 0)
+            return err_errno(err, "process %d: reading %zu bytes at %#" PRIx64, pid, len - done, addr + done);
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+int pt_write(pid_t pid, uint64_t addr, const void *buf, size_t len, struct err *err)
+{
+    for (size_t done = 0; done < len;) {
+        struct iovec l = {(char *)buf + done, len - done}, r = {(void *)(addr + done), len - done};
+        ssize_t n = process_vm_writev(pid, &l, 1, &r, 1, 0);
+
+        if (n <= 0)
+            return err_errno(err, "process %d: writing %zu bytes at %#" PRIx64, pid, len - done, addr + done);
+        done += (size_t)n;
+    }
+    return 0;
+}
+
+int pt_poke(pid_t pid, uint64_t addr, const void *buf, size_t len, struct err *err)
+{
+    char path[40];
+    int r;
+
+    snprintf(path, sizeof(path), "/proc/%d/mem", pid);
+    _cleanup_close_ int fd = open(path, O_RDWR | O_CLOEXEC);
+    if (fd < 0)
+        return err_errno(err, "%s", path);
+    r = pwrite_full(fd, buf, len, (off_t)addr);
+    if (r < 0)
+        return err_set(err, -r, "%s: writing %zu bytes at %#" PRIx64 ": %s", path, len, addr, strerror(-r));
+    return 0;
+}
+
+/* One step can end in a stop that is not ours (SIGSTOP from outside): it is stepped over again. */
+static int step(pid_t tid, uint64_t ip, struct err *err)
+{
+    struct user_regs_struct now;
+    int status;
+
+    for (;;) {
+        if (ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL) < 0)
+            return err_errno(err, "thread %d: cannot be stepped", tid);
+        if (pt_wait(tid, &status, err) < 0)
+            return -err->code;
+        if (pt_get_regs(tid, &now, err) < 0)
+            return -err->code;
+        if (now.rip != ip)
+            return 0;
+    }
+}
+
+int pt_syscall(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, int64_t *ret, long nr,
+               const uint64_t arg[6], struct err *err)
+{
+    struct user_regs_struct regs = *orig;
+
+    regs.rax = (uint64_t)nr;
+    regs.orig_rax = (uint64_t)-1;
+    regs.rdi = arg[0];
+    regs.rsi = arg[1];
+    regs.rdx = arg[2];
+    regs.r10 = arg[3];
+    regs.r8 = arg[4];
+    regs.r9 = arg[5];
+    regs.rip = ip;
+    regs.eflags &= ~0x100ull;
+    if (pt_set_regs(tid, &regs, err) < 0 || step(tid, ip, err) < 0)
+        return -err->code;
+    if (pt_get_regs(tid, &regs, err) < 0)
+        return -err->code;
+    *ret = (int64_t)regs.rax;
+    return pt_set_regs(tid, orig, err);
+}
+
+static int find_in(pid_t pid, uint64_t start, uint64_t end, uint64_t *ip)
+{
+    static const unsigned char insn[] = {0x0f, 0x05};
+    unsigned char buf[4096];
+    struct err ignored;
+
+    for (uint64_t a = start; a < end; a += sizeof(buf)) {
+        if (pt_read(pid, a, buf, sizeof(buf), &ignored) < 0)
+            return 0;
+        unsigned char *p = memmem(buf, sizeof(buf), insn, sizeof(insn));
+        if (p) {
+            *ip = a + (uint64_t)(p - buf);
+            return 1;
+        }
+    }
+    return 0;
+}
+
+int pt_find_syscall(pid_t pid, uint64_t *ip, struct err *err)
+{
+    _cleanup_free_ char *maps = NULL;
+    uint64_t start, end;
+
+    if (read_proc(&maps, NULL, err, "%d/maps", pid) < 0)
+        return -err->code;
+    for (int vdso = 1; vdso >= 0; vdso--) {
+        for (char *line = maps; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
+            char perms[5] = "";
+            const char *eol = strchrnul(line, '\n');
+            int is_vdso;
+
+            if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s", &start, &end, perms) != 3)
+                continue;
+            is_vdso = memmem(line, (size_t)(eol - line), "[vdso]", 6) != NULL;
+            if (perms[2] == 'x' && is_vdso == vdso && !memmem(line, (size_t)(eol - line), "[vsyscall]", 10) &&
+                find_in(pid, start, end, ip))
+                return 0;
+        }
+    }
+    return err_set(err, ENOTSUP, "process %d: no system call instruction in its memory", pid);
+}
