@@ -1,0 +1,114 @@
+/*
+ * A restart in the making. One process, the driver, knows everything: it reads the images, makes skeleton
+ * processes (injector/inject.h) and builds all they need by remote system calls, in one thread, in one order.
+ * So there is no synchronisation between the processes that are rebuilt.
+ *
+ * A kind of object has one file here (pipe.c, …) with one struct rebuild_ops; the core never asks which
+ * kind it handles.
+ */
+#ifndef RESTORER_RESTORE_H
+#define RESTORER_RESTORE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+#include "image/fd.pb-c.h"
+#include "image/image.h"
+#include "image/kinds.h"
+#include "image/mm.pb-c.h"
+#include "image/process.pb-c.h"
+#include "image/signal.pb-c.h"
+#include "image/thread.pb-c.h"
+#include "image/timer.pb-c.h"
+#include "injector/inject.h"
+
+struct rproc {
+    struct image *image;
+    const char *path;      /* of the image, for messages */
+    Process *process;
+    Mm *mm;
+    Signals *signals;
+    Timers *timers;
+    Thread **threads;      /* the leader first */
+    size_t nthreads;
+    FdTable *fdtable;
+    struct rproc *parent;  /* in the tree; NULL: outside */
+    pid_t pid;             /* in the image, and inside the restored pid namespace */
+    pid_t host_pid;        /* as the driver sees it: differs in a new pid namespace */
+    struct inj inj;
+    bool alive;
+    void *priv;
+};
+
+struct robject {
+    uint64_t id;
+    const struct rebuild_ops *ops;
+    ProtobufCMessage *msg; /* unpacked record of the kind */
+    struct rproc *home;    /* the process in whose image it is */
+    int fd;                /* the driver's own fd for it, -1: none (rebuild sets it if the kind has one) */
+    void *priv;
+    struct robject *next;
+};
+
+/* An open file description: made once in the driver (or fetched into it) and sent to all that hold it. */
+struct rofd {
+    Ofd *msg;
+    struct robject *object;
+    int fd;                /* the driver's copy, -1 before it is made */
+    struct rproc *proc;    /* a process that holds it and the number it has there */
+    int remote;
+    struct rofd *next;
+};
+
+struct restore_options {
+    bool no_strict_checking;
+    bool in_new_pidns, pids_must_match;
+    bool skip_file_checks;
+    int stdio[3];          /* what stands in for outside streams */
+    const char *restartdir, *tmpdir;
+    uint32_t ext_tcp;
+};
+
+struct restore {
+    struct restore_options options;
+    struct rproc *procs;
+    size_t nprocs;
+    struct robject *objects;
+    struct rofd *ofds;
+    void *index;           /* hashes: object by id, ofd by id */
+    uint64_t area;         /* where the parasite's area is in every skeleton: free in all of them */
+    uint32_t slots;
+    int ctl_fd;            /* first fd number that no process uses: control sockets live from here on */
+    bool new_pidns;
+    void *priv;
+};
+
+struct rebuild_ops {
+    uint32_t kind;
+    const ProtobufCMessageDescriptor *descriptor;
+    /* Before anything is touched: can it be rebuilt here (path exists, right size, may be opened)? */
+    int (*prepare)(struct restore *r, struct robject *o, struct err *err);
+    /* Make the object. Skeletons exist, none has its fds yet. */
+    int (*rebuild)(struct restore *r, struct robject *o, struct err *err);
+    /* Make one open file description of it: *fd is the driver's. Flags, position, owner are set by the core. */
+    int (*open)(struct restore *r, struct robject *o, struct rofd *d, int *fd, struct err *err);
+    /* Every process has its fds: queued content, epoll items, armed timers. */
+    int (*refill)(struct restore *r, struct robject *o, struct err *err);
+    /* Last, after threads stand and just before everyone runs. */
+    int (*arm)(struct restore *r, struct robject *o, struct err *err);
+};
+
+extern const struct rebuild_ops *const restorer_kinds[]; /* kinds.c; NULL at the end */
+
+struct robject *restore_object(const struct restore *r, uint64_t id);
+struct rofd *restore_ofd(const struct restore *r, uint64_t id);
+struct rproc *restore_proc(const struct restore *r, pid_t pid);
+
+/* fd.c: everything about descriptors, in the order in which the core calls it. */
+int rebuild_objects(struct restore *r, struct err *err);    /* prepare was called for all; makes objects */
+int rebuild_fd_tables(struct restore *r, struct err *err);  /* descriptions, sent into every process, at their numbers */
+int refill_objects(struct restore *r, struct err *err);
+
+#endif
