@@ -58,9 +58,14 @@ static const struct {
     [KIND_OUTSIDE] = {"outside", &outside__descriptor},
 };
 
+bool kind_known(uint32_t kind)
+{
+    return kind < KIND_MAX && kinds[kind].name;
+}
+
 const char *kind_name(uint32_t kind)
 {
-    return kind < KIND_MAX && kinds[kind].name ? kinds[kind].name : "unknown";
+    return kind_known(kind) ? kinds[kind].name : "unknown";
 }
 
 const ProtobufCMessageDescriptor *kind_message(uint32_t kind)

@@ -5,6 +5,7 @@
 #ifndef IMAGE_KINDS_H
 #define IMAGE_KINDS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include <protobuf-c/protobuf-c.h>
@@ -47,6 +48,9 @@
 #define KIND_MAX 64
 
 const char *kind_name(uint32_t kind); /* "pipe", … or "unknown" */
+
+/* Whether the number is one of the above; then it is below KIND_MAX. */
+bool kind_known(uint32_t kind);
 
 /* The descriptor of its message; NULL for an unknown kind and for one that has no message yet. */
 const ProtobufCMessageDescriptor *kind_message(uint32_t kind);
