@@ -20,6 +20,11 @@
 #include "image/kinds.h"
 #include "image/layout.h"
 
+/* Sizes for the disk's sake: see start_writeback() and reserve(). */
+#define WRITEBACK_STEP (8u << 20)
+#define RESERVE_MIN    (4u << 20)
+#define RESERVE_MAX    (256u << 20)
+
 /* What one thread needs to compress a chunk. */
 struct scratch {
     struct scratch *next;
@@ -34,6 +39,7 @@ struct image_writer {
     bool finished;
     struct image_options options;
     _Atomic uint64_t end; /* where the next piece goes; changed under the lock */
+    _Atomic uint64_t written; /* bytes handed to the kernel; tells when to start writeback */
     uint64_t header_xxh3;
     uint64_t seal;
     pthread_mutex_t lock; /* all below */
@@ -44,6 +50,7 @@ struct image_writer {
     size_t n_chunks, cap_chunks;
     struct image_totals totals;
     struct scratch *pool;
+    uint64_t reserved; /* with direct_fd: how far the file's blocks are allocated */
     struct err failure; /* the first one; code 0: none */
 };
 
@@ -81,6 +88,36 @@ static int write_error(struct err *err, int r, uint64_t offset)
     return err_set(err, -r, "cannot write at offset %llu: %s", (unsigned long long)offset, strerror(-r));
 }
 
+/*
+ * Direct writes that extend a file run one at a time (ext4_dio_write_checks() takes the inode
+ * lock exclusively for them), so allocate ahead; image_finish() cuts the rest off. Where this
+ * fails nothing is lost but speed. The lock is held.
+ */
+static void reserve(struct image_writer *w, uint64_t end)
+{
+    uint64_t step = w->reserved < RESERVE_MIN ? RESERVE_MIN : w->reserved > RESERVE_MAX ? RESERVE_MAX : w->reserved;
+
+    if (end <= w->reserved)
+        return;
+    if (fallocate(w->fd, 0, (off_t)w->reserved, (off_t)(end - w->reserved + step)) < 0)
+        w->reserved = UINT64_MAX;
+    else
+        w->reserved = end + step;
+}
+
+/*
+ * What will be synced is better sent to the disk while the rest is still being compressed. A
+ * step behind the end, where all threads are probably done.
+ */
+static void start_writeback(struct image_writer *w, size_t len)
+{
+    uint64_t before = atomic_fetch_add(&w->written, len);
+    uint64_t step = (before + len) / WRITEBACK_STEP;
+
+    if (w->options.sync && step > before / WRITEBACK_STEP && step >= 2)
+        sync_file_range(w->fd, (off_t)((step - 2) * WRITEBACK_STEP), WRITEBACK_STEP, SYNC_FILE_RANGE_WRITE);
+}
+
 /* Take len bytes of the file, aligned; on a pipe write them now. The lock is held. */
 static int place(struct image_writer *w, const void *data, size_t len, uint64_t align, uint64_t *offset,
                  struct err *err)
@@ -98,6 +135,8 @@ static int place(struct image_writer *w, const void *data, size_t len, uint64_t 
     }
     if (r)
         return write_error(err, r, at);
+    if (w->direct_fd >= 0)
+        reserve(w, at + len);
     atomic_store_explicit(&w->end, at + len, memory_order_relaxed);
     *offset = at;
     return 0;
@@ -116,7 +155,10 @@ static int write_piece(struct image_writer *w, const void *data, size_t len, uin
             return r ? write_error(err, r, offset) : 0;
     }
     r = pwrite_full(w->fd, data, len, (off_t)offset);
-    return r ? write_error(err, r, offset) : 0;
+    if (r)
+        return write_error(err, r, offset);
+    start_writeback(w, len);
+    return 0;
 }
 
 static int write_header(struct image_writer *w, struct err *err)
@@ -412,6 +454,8 @@ int image_finish(struct image_writer *w, struct err *err)
         return -err->code;
     r = w->n_records ? sort_chunks(w, err) : err_set(err, EINVAL, "an image needs a head record");
     r = r ? r : write_index(w, err);
+    if (!r && w->reserved && ftruncate(w->fd, (off_t)image_bytes(w)) < 0)
+        r = err_errno(err, "cannot cut the file to its length");
     if (!r && w->options.sync && w->seekable && fdatasync(w->fd) < 0)
         r = err_errno(err, "cannot sync");
     if (r)
