@@ -104,11 +104,15 @@ int coord_launch(struct coord *c, pid_t pid, int attach, const Wire__TreeOptions
 
 /*
  * Start dmtcp_tracer in the background, of a session of its own, child of nobody, with / as directory and
- * without any of the caller's fds or its terminal. status_fd, filled in here, is the write end of a pipe
- * whose read end *status is returned: end of file without a byte means that it has joined, anything else is
- * an error text.
+ * without any of the caller's fds or its terminal. config->status_fd is filled in; the tracer reports on it
+ * with coord_started(). *status is this end, to be given to coord_tracer_started() when it is readable.
  */
 int coord_spawn_tracer(Wire__TracerConfig *config, int *status, struct err *err);
+int coord_tracer_started(int status,
+                         struct err *err); /* waits; closes status; fails with the tracer's text */
+
+/* The tracer, when it has joined (why NULL) or can't (why: the reason; it exits then). Closes the fd. */
+void coord_started(int status_fd, const struct err *why);
 
 /* What `--config-fd fd` holds; the fd is closed. Free with wire__tracer_config__free_unpacked(). */
 int coord_read_config(int fd, Wire__TracerConfig **config, struct err *err);

@@ -86,7 +86,7 @@ void options_free(struct options *o);
 /* A decimal number within bounds; 0 or -EINVAL with err "WHAT: ...". For the commands' own options. */
 int options_number(const char *what, const char *text, long min, long max, long *value, struct err *err);
 
-/* "dmtcp_launch (DMTCP …) 0.1.0" and licence, on standard output. */
+/* Program, version and licence, on standard output. */
 void options_print_version(const struct options *o);
 
 #endif
