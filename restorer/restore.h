@@ -39,7 +39,11 @@ struct rproc {
     pid_t host_pid;        /* as the driver sees it: differs in a new pid namespace */
     struct inj inj;
     bool alive;
-    void *priv;
+    uint64_t inherit_skip; /* bytes of its memory that came by fork (for messages and tests) */
+    bool built;            /* its private memory stands: children forked from now on share it */
+    bool left_session;     /* it has called setsid, or its session is outside */
+    uint64_t vdso;         /* where this kernel's vDSO is in it; 0: unmapped */
+    void *priv;            /* of fd.c and the kinds */
 };
 
 struct robject {
@@ -82,6 +86,10 @@ struct restore {
     uint32_t slots;
     int ctl_fd;            /* first fd number that no process uses: control sockets live from here on */
     bool new_pidns;
+    bool new_userns;
+    bool new_timens;
+    size_t n_objects;
+    struct machine *machine; /* what this kernel and CPU are (machine.h) */
     void *priv;
 };
 
@@ -90,6 +98,12 @@ struct rebuild_ops {
     const ProtobufCMessageDescriptor *descriptor;
     /* Before anything is touched: can it be rebuilt here (path exists, right size, may be opened)? */
     int (*prepare)(struct restore *r, struct robject *o, struct err *err);
+    /*
+     * For objects that mappings refer to: an fd that mmap(2) in the target can use, for writing through a
+     * shared mapping or not. Called before any process exists, so before rebuild; the fd stays the object's
+     * (the same one may be given each time). NULL: objects of this kind are never mapped.
+     */
+    int (*map)(struct restore *r, struct robject *o, bool write, int *fd, struct err *err);
     /* Make the object. Skeletons exist, none has its fds yet. */
     int (*rebuild)(struct restore *r, struct robject *o, struct err *err);
     /* Make one open file description of it: *fd is the driver's. Flags, position, owner are set by the core. */
