@@ -55,7 +55,8 @@ struct image_totals {
  */
 int image_create(struct image_writer **w, int fd, const struct image_options *options, struct err *err);
 
-/* Add a record. The first must be of KIND_HEAD. Payloads up to IMAGE_RECORD_MAX bytes; copied. Thread-safe. */
+/* Add a record. The first must be of KIND_HEAD. Payloads up to IMAGE_RECORD_MAX bytes; copied. Thread-safe.
+ */
 int image_put(struct image_writer *w, uint32_t kind, const void *payload, size_t len, struct err *err);
 int image_put_msg(struct image_writer *w, uint32_t kind, const ProtobufCMessage *msg, struct err *err);
 
@@ -135,7 +136,8 @@ const struct image_record *image_find(const struct image *img, uint32_t kind, si
 void *image_unpack(const struct image *img, const struct image_record *r, const ProtobufCMessageDescriptor *d,
                    struct err *err);
 
-/* The chunks of a space, sorted by address and free of overlap; and all chunks, sorted by space, then address. */
+/* The chunks of a space, sorted by address and free of overlap; and all chunks, sorted by space, then
+ * address. */
 const struct image_chunk *image_chunks(const struct image *img, uint64_t space, size_t *n);
 const struct image_chunk *image_all_chunks(const struct image *img, size_t *n);
 

@@ -21,12 +21,13 @@
 
 #include "image/image.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the structures below are read and written as they are");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "the structures below are read and written as they are");
 
 #define LAYOUT_VERSION     1
-#define LAYOUT_MAGIC       "\x89" "dmtcp\r\n" /* not text, and damaged by whatever converts line ends */
+#define LAYOUT_MAGIC       "\211dmtcp\r\n" /* not text, and damaged by whatever converts line ends */
 #define LAYOUT_END_MAGIC   "dmtcpEND"
-#define LAYOUT_ALIGN       8u                   /* of records, compressed chunks and the index */
+#define LAYOUT_ALIGN       8u /* of records, compressed chunks and the index */
 #define LAYOUT_RECORDS_MAX (1u << 22)
 #define LAYOUT_CHUNKS_MAX  (1u << 28)
 
@@ -51,8 +52,8 @@ struct layout_end {
     uint8_t magic[8];
     uint64_t size; /* of the file, this structure included */
     uint64_t index_offset;
-    uint64_t records; /* entries of the index: first these, in the order they were put, */
-    uint64_t chunks;  /* then these, by space and address */
+    uint64_t records;  /* entries of the index: first these, in the order they were put, */
+    uint64_t chunks;   /* then these, by space and address */
     uint64_t contents; /* sum of the chunks' len */
     uint64_t header_xxh3;
     uint64_t index_xxh3;

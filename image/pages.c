@@ -18,7 +18,8 @@
 
 #define VERIFY_THREADS_MAX 16
 
-static int chunk_error(const struct image *img, const struct image_chunk *c, const char *what, struct err *err)
+static int chunk_error(const struct image *img, const struct image_chunk *c, const char *what,
+                       struct err *err)
 {
     size_t i = (size_t)(c - img->chunks);
 
@@ -53,14 +54,14 @@ int image_check_chunks(const struct image *img, struct err *err)
 
         if (bad)
             return chunk_error(img, c, bad, err);
-        if (before && (before->space > c->space ||
-                       (before->space == c->space && before->addr + before->len > c->addr)))
+        if (before &&
+            (before->space > c->space || (before->space == c->space && before->addr + before->len > c->addr)))
             return chunk_error(img, c, "out of order, or over the one before", err);
         contents += c->len;
     }
     if (contents != img->end.contents)
-        return err_set(err, EUCLEAN, "pages: %llu bytes where the end record says %llu", (unsigned long long)contents,
-                       (unsigned long long)img->end.contents);
+        return err_set(err, EUCLEAN, "pages: %llu bytes where the end record says %llu",
+                       (unsigned long long)contents, (unsigned long long)img->end.contents);
     return 0;
 }
 
@@ -99,7 +100,8 @@ const struct image_chunk *image_chunks(const struct image *img, uint64_t space, 
 static int read_stored(const struct image *img, const struct image_chunk *c, void *buf, struct err *err)
 {
     if (image_pread(img, buf, c->stored, c->offset, err) < 0)
-        return err_wrap(err, "pages: chunk %zu at 0x%llx", (size_t)(c - img->chunks), (unsigned long long)c->addr);
+        return err_wrap(err, "pages: chunk %zu at 0x%llx", (size_t)(c - img->chunks),
+                        (unsigned long long)c->addr);
     if (layout_checksum(buf, c->stored) != c->xxh3)
         return chunk_error(img, c, "checksum does not match", err);
     return 0;
@@ -222,7 +224,8 @@ static int verify_gaps(const struct image *img, struct err *err)
             return -err->code;
         for (size_t j = 0; j < len; j++)
             if (buf[j])
-                return err_set(err, EUCLEAN, "padding at offset %llu is not zero", (unsigned long long)(pos + j));
+                return err_set(err, EUCLEAN, "padding at offset %llu is not zero",
+                               (unsigned long long)(pos + j));
         pos = i < img->n_extents ? img->extents[i].end : pos;
     }
     return 0;

@@ -123,7 +123,8 @@ static int check_extents(struct image *img, struct err *err)
     for (size_t i = 0; i < img->n_records; i++)
         e[i] = (struct extent){img->entries[i].offset, img->entries[i].offset + img->entries[i].len};
     for (size_t i = 0; i < img->n_chunks; i++)
-        e[img->n_records + i] = (struct extent){img->chunks[i].offset, img->chunks[i].offset + img->chunks[i].stored};
+        e[img->n_records + i] =
+            (struct extent){img->chunks[i].offset, img->chunks[i].offset + img->chunks[i].stored};
     qsort(e, n, sizeof(*e), compare_extents);
     for (size_t i = 0; i < n; i++) {
         if (e[i].start < pos || e[i].end < e[i].start || e[i].start - pos >= IMAGE_PAGE)

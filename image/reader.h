@@ -1,4 +1,5 @@
-/* What the files of the reader share: reader.c opens and checks, records.c unpacks, pages.c reads contents. */
+/* What the files of the reader share: reader.c opens and checks, records.c unpacks, pages.c reads contents.
+ */
 #ifndef IMAGE_READER_H
 #define IMAGE_READER_H
 

@@ -25,7 +25,8 @@ static int payload_bytes(const struct image *img, size_t *total, struct err *err
         if ((e->kind == KIND_HEAD) != (i == 0))
             return err_set(err, EINVAL, "record %zu: the first record, and no other, must be the head", i);
         if (!kind_known(e->kind))
-            return err_set(err, EINVAL, "record %zu: kind %u is unknown: made by a newer version", i, e->kind);
+            return err_set(err, EINVAL, "record %zu: kind %u is unknown: made by a newer version", i,
+                           e->kind);
         if (e->len > IMAGE_RECORD_MAX || e->offset % LAYOUT_ALIGN)
             return err_set(err, EINVAL, "record %zu (%s): bad length or offset", i, kind_name(e->kind));
         *total += layout_align(e->len, LAYOUT_ALIGN);

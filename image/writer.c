@@ -38,7 +38,7 @@ struct image_writer {
     bool seekable;
     bool finished;
     struct image_options options;
-    _Atomic uint64_t end; /* where the next piece goes; changed under the lock */
+    _Atomic uint64_t end;     /* where the next piece goes; changed under the lock */
     _Atomic uint64_t written; /* bytes handed to the kernel; tells when to start writeback */
     uint64_t header_xxh3;
     uint64_t seal;
@@ -50,7 +50,7 @@ struct image_writer {
     size_t n_chunks, cap_chunks;
     struct image_totals totals;
     struct scratch *pool;
-    uint64_t reserved; /* with direct_fd: how far the file's blocks are allocated */
+    uint64_t reserved;  /* with direct_fd: how far the file's blocks are allocated */
     struct err failure; /* the first one; code 0: none */
 };
 
@@ -95,7 +95,9 @@ static int write_error(struct err *err, int r, uint64_t offset)
  */
 static void reserve(struct image_writer *w, uint64_t end)
 {
-    uint64_t step = w->reserved < RESERVE_MIN ? RESERVE_MIN : w->reserved > RESERVE_MAX ? RESERVE_MAX : w->reserved;
+    uint64_t step = w->reserved < RESERVE_MIN   ? RESERVE_MIN
+                    : w->reserved > RESERVE_MAX ? RESERVE_MAX
+                                                : w->reserved;
 
     if (end <= w->reserved)
         return;
@@ -149,7 +151,8 @@ static int write_piece(struct image_writer *w, const void *data, size_t len, uin
 
     if (!w->seekable)
         return 0;
-    if (w->direct_fd >= 0 && !(offset % IMAGE_PAGE) && !(len % IMAGE_PAGE) && !((uintptr_t)data % IMAGE_PAGE)) {
+    if (w->direct_fd >= 0 && !(offset % IMAGE_PAGE) && !(len % IMAGE_PAGE) &&
+        !((uintptr_t)data % IMAGE_PAGE)) {
         r = pwrite_full(w->direct_fd, data, len, (off_t)offset);
         if (r != -EINVAL)
             return r ? write_error(err, r, offset) : 0;
@@ -247,8 +250,10 @@ uint64_t image_writer_seal(const struct image_writer *w)
 
 static int check_record(const struct image_writer *w, uint32_t kind, size_t len, struct err *err)
 {
-    if (len > IMAGE_RECORD_MAX || w->record_bytes + len > IMAGE_RECORDS_MAX || w->n_records >= LAYOUT_RECORDS_MAX)
-        return err_set(err, EFBIG, "%s: a record of %zu bytes is too large or one too many", kind_name(kind), len);
+    if (len > IMAGE_RECORD_MAX || w->record_bytes + len > IMAGE_RECORDS_MAX ||
+        w->n_records >= LAYOUT_RECORDS_MAX)
+        return err_set(err, EFBIG, "%s: a record of %zu bytes is too large or one too many", kind_name(kind),
+                       len);
     if (!kind_known(kind))
         return err_set(err, EINVAL, "kind %u is not in the table of kinds", kind);
     if ((kind == KIND_HEAD) != (w->n_records == 0))
@@ -337,7 +342,8 @@ static uint32_t compress(const struct image_writer *w, struct scratch *s, const 
     if (level > 1)
         n = LZ4_compress_HC_extStateHC(s->state, data, (char *)s->out, (int)len, room, level);
     else
-        n = LZ4_compress_fast_extState(s->state, data, (char *)s->out, (int)len, room, level < 0 ? 1 - level : 1);
+        n = LZ4_compress_fast_extState(s->state, data, (char *)s->out, (int)len, room,
+                                       level < 0 ? 1 - level : 1);
     return n > 0 ? (uint32_t)n : 0;
 }
 
@@ -353,8 +359,8 @@ static int add_chunk(struct image_writer *w, struct image_chunk *entry, const vo
         w->chunks = chunks;
     r = chunks && w->n_chunks < LAYOUT_CHUNKS_MAX ? 0 : err_set(err, ENOMEM, "too many chunks");
     r = r ? r
-          : place(w, stored, entry->stored, entry->codec == IMAGE_RAW ? IMAGE_PAGE : LAYOUT_ALIGN, &entry->offset,
-                  err);
+          : place(w, stored, entry->stored, entry->codec == IMAGE_RAW ? IMAGE_PAGE : LAYOUT_ALIGN,
+                  &entry->offset, err);
     if (!r) {
         w->chunks[w->n_chunks++] = *entry;
         w->totals.chunks++;
