@@ -32,6 +32,15 @@ PROGRAMS = [
     Program("mem_shared"),
     Program("mem_stack"),
     Program("mem_vdso"),
+    Program("thr_attr"),
+    Program("thr_block"),
+    Program("thr_leader"),
+    Program("thr_many"),
+    Program("thr_regs"),
+    Program("thr_robust"),
+    Program("thr_rseq"),
+    Program("thr_sched", users=ROOT_ONLY),
+    Program("thr_timed"),
 ]
 
 

@@ -189,6 +189,12 @@ void check_wait(void)
     check_wait_go();
 }
 
+void check_idle(void)
+{
+    while (!check_go())
+        check_sleep(POLL_SECONDS);
+}
+
 double check_gap(double from, double to)
 {
     double sum = 0;

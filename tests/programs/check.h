@@ -38,6 +38,7 @@ void check_ready(void);   /* say that the state is set up */
 bool check_go(void);      /* has --go appeared? */
 void check_wait_go(void); /* poll until it has; records the gaps (below) */
 void check_wait(void);    /* check_ready() and check_wait_go() */
+void check_idle(void);    /* poll until it has, in any thread; records nothing */
 
 void check_note(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void check_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
