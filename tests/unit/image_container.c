@@ -15,6 +15,7 @@
 #include "base/util.h"
 #include "image/image.pb-c.h"
 #include "image/kinds.h"
+#include "image/mm.pb-c.h"
 #include "image/pipe.pb-c.h"
 #include "tests/unit/image_sample.h"
 
@@ -68,20 +69,26 @@ static void test_unpack_refuses(void **state)
     struct image_record r = {KIND_PIPE, 3, rubbish, sizeof(rubbish)};
     _cleanup_free_ uint8_t *many = malloc(1 << 22);
     struct err err;
+    Mm *mm;
 
     assert_null(image_unpack(img, &r, &pipe__descriptor, &err));
-    assert_string_equal(err.msg, "pipe 3: not a valid Pipe message");
+    assert_string_equal(err.msg, "pipe 3: not a valid Pipe message, or one that takes too much memory");
     r.data = unknown;
     assert_null(image_unpack(img, &r, &pipe__descriptor, &err));
     assert_string_equal(err.msg, "pipe 3: field 127 of Pipe is unknown: made by a newer version");
-    /* Two bytes each, an allocation each: 4 MiB of them would take far more than 64 times that. */
+    /* Two bytes each in the record, more than 128 in memory. */
     for (size_t i = 0; i < 1 << 22; i += 2)
-        memcpy(many + i, "\x22\x00", 2);
+        memcpy(many + i, "\x6a\x00", 2);
+    r.kind = KIND_MM;
     r.data = many;
     r.len = 1 << 22;
-    if (image_unpack(img, &r, &pipe__descriptor, &err))
-        return image_free(img); /* within the budget after all: nothing to refuse */
-    assert_string_equal(err.msg, "pipe 3: not a valid Pipe message");
+    assert_null(image_unpack(img, &r, &mm__descriptor, &err));
+    assert_string_equal(err.msg, "mm 3: not a valid Mm message, or one that takes too much memory");
+    r.len = 2000;
+    mm = image_unpack(img, &r, &mm__descriptor, &err);
+    assert_non_null(mm);
+    assert_int_equal(mm->n_vmas, 1000);
+    mm__free_unpacked(mm, NULL);
     image_free(img);
 }
 

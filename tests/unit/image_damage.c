@@ -17,6 +17,7 @@
 #include "image/kinds.h"
 #include "image/layout.h"
 #include "tests/unit/image_sample.h"
+#include "tests/unit/image_seal.h"
 
 struct sample {
     uint8_t *bytes;
@@ -57,7 +58,7 @@ static void refuse(struct sample *s, const char *words)
 {
     struct err err;
 
-    sample_seal(s->bytes, s->len);
+    image_seal_again(s->bytes, s->len);
     assert_true(sample_check(s->bytes, s->len, &err) < 0);
     if (!strstr(err.msg, words))
         fail_msg("'%s' is not in '%s'", words, err.msg);
@@ -131,7 +132,7 @@ static void test_foreign(void **state)
     assert_string_equal(err.msg, "not a checkpoint image");
     setup_sample(&s);
     ((struct layout_header *)s.bytes)->version = 7;
-    sample_seal(s.bytes, s.len);
+    image_seal_again(s.bytes, s.len);
     assert_int_equal(sample_check(s.bytes, s.len, &err), -EINVAL);
     assert_string_equal(err.msg, "made by a newer version (7), this is 1");
     ((struct layout_header *)s.bytes)->version = 1;

@@ -22,7 +22,4 @@ uint8_t *sample_bytes(int fd, size_t *len);
 /* Open bytes as an image and verify it; 0, or -errno with the text in err. */
 int sample_check(const void *bytes, size_t len, struct err *err);
 
-/* Make header, records, index and end record carry right checksums again after bytes were changed. */
-void sample_seal(uint8_t *bytes, size_t len);
-
 #endif
