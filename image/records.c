@@ -136,7 +136,8 @@ void *image_unpack(const struct image *img, const struct image_record *r, const 
     (void)img;
     m = protobuf_c_message_unpack(d, &allocator, r->len, r->data);
     if (!m) {
-        err_set(err, EINVAL, "%s %u: not a valid %s message", kind_name(r->kind), r->ordinal, d->name);
+        err_set(err, EINVAL, "%s %u: not a valid %s message, or one that takes too much memory",
+                kind_name(r->kind), r->ordinal, d->name);
         return NULL;
     }
     unknown = find_unknown(m);
