@@ -44,6 +44,8 @@ struct thread {
     int stop_status;   /* wait(2) status of the stop */
     struct user_regs_struct regs;
     uint64_t sigmask;
+    long call_nr;      /* the system call that it was blocked in before it was interrupted, -1: none */
+    int64_t call_since_ns; /* for how long, when that matters; -1: not known */
     Thread *msg;       /* from the arena */
 };
 
@@ -67,6 +69,7 @@ struct proc {
     Timers *timers;
     Mm *mm;
     FdTable *fdtable;
+    struct ofd **ofds;           /* of fdtable->fds, in the same order */
     struct image_writer *writer; /* while images are written */
     char *tmp_path, *image_path;
     void *mem;         /* memory.c's own */
@@ -82,6 +85,7 @@ struct fd_info {
     int64_t pos;
     int mnt_id;
     char *fdinfo;      /* the whole text */
+    int stream;        /* 0, 1, 2: a standard stream of a launched process leads to the same inode; -1: none does */
 };
 
 /* A kernel object that fds or mappings refer to; saved once. */
@@ -138,6 +142,8 @@ struct ckpt {
  */
 struct kind_ops {
     uint32_t kind;
+    /* Nothing but its one description leads to such an object (anonymous inodes): identify is not asked. */
+    bool per_description;
     /* Is this fd of this kind? The first row of the table that says yes handles it. */
     bool (*probe)(const struct fd_info *fi);
     /* Identity beyond dev and ino, if those do not suffice (anonymous inodes share one): fills o->key. */
@@ -170,10 +176,19 @@ struct proc *ckpt_find_proc(const struct ckpt *c, pid_t pid);
 int collect_fds(struct ckpt *c, struct err *err);
 /* The description that (proc, fd) refers to, NULL when that fd is not open. */
 struct ofd *ckpt_find_ofd(struct ckpt *c, struct proc *p, int fd);
+/*
+ * A copy of a process's fd: the same open file description, so fcntl(2) and ioctl(2) on it ask what the process
+ * would be told. Close it soon: while it is open, the end of a pipe or socket looks alive. -errno and err.
+ */
+int ckpt_get_fd(const struct proc *p, int fd, struct err *err);
+/* The thread through which /proc and kcmp(2) see the descriptors (the leader may be dead). */
+pid_t ckpt_fd_task(const struct proc *p);
+/* "process 123 (prog): fd 7: " in front of what err says; with fi->fd -1 without the fd. Returns -err->code. */
+int ckpt_fd_err(const struct fd_info *fi, struct err *err);
 
 /*
- * The object of a file that is known by path only (mappings, executables, cwd): a File record. `via` is a
- * path of /proc (map_files/…, exe) through which it can be opened.
+ * The object of a file that is known by path only (executables, cwd): a File record. `via` is a
+ * path of /proc (exe, cwd) through which it can be opened. Mappings: ckpt_mapping_object() in shm.h.
  */
 struct object *ckpt_file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st, const char *link,
                                 struct err *err);
