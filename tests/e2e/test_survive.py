@@ -41,6 +41,11 @@ PROGRAMS = [
     Program("thr_rseq"),
     Program("thr_sched", users=ROOT_ONLY),
     Program("thr_timed"),
+    Program("sig_actions"),
+    Program("sig_handler"),
+    Program("sig_itimers"),
+    Program("sig_pending"),
+    Program("sig_timers"),
 ]
 
 

@@ -87,4 +87,10 @@ void check_sleep(double seconds);
  */
 double check_gap(double from, double to);
 
+/*
+ * What is left of a timer that had `left` seconds at `then` (CLOCK_MONOTONIC) must be `now_left` by now.
+ * Gaps may or may not have counted.
+ */
+bool check_remaining(double then, double left, double now_left, const char *what);
+
 #endif
