@@ -134,6 +134,7 @@ struct ckpt {
     void *index;       /* hash of objects */
     uint64_t generation;
     void *tracer;
+    void *sockets;     /* socket.h's own */
 };
 
 /*
