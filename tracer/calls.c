@@ -1,0 +1,215 @@
+/* Interrupted system calls: see calls.h. Numbers are x86-64's. */
+#include "tracer/calls.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/futex.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#include "base/util.h"
+#include "injector/ptrace.h"
+
+#define ERESTARTSYS           512
+#define ERESTARTNOINTR        513
+#define ERESTARTNOHAND        514
+#define ERESTART_RESTARTBLOCK 516
+
+/* Calls that answer EINTR after a stop without a signal, and can be made again as they are. */
+static bool again_after_eintr(long nr)
+{
+    switch (nr) {
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+    case SYS_epoll_pwait2:
+    case SYS_rt_sigtimedwait:
+    case SYS_semop:
+    case SYS_semtimedop:
+    case SYS_io_getevents:
+    case SYS_io_pgetevents:
+    case SYS_io_uring_enter:
+    case SYS_recvfrom:
+    case SYS_recvmsg:
+    case SYS_recvmmsg:
+    case SYS_accept:
+    case SYS_accept4:
+    case SYS_sendto:
+    case SYS_sendmsg:
+    case SYS_read:
+    case SYS_readv:
+    case SYS_write:
+    case SYS_writev:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Calls with a relative timeout that the kernel or we must shorten. */
+static bool timed(long nr)
+{
+    return nr == SYS_nanosleep || nr == SYS_clock_nanosleep || nr == SYS_poll || nr == SYS_futex ||
+           nr == SYS_epoll_wait || nr == SYS_epoll_pwait || nr == SYS_epoll_pwait2 || nr == SYS_rt_sigtimedwait ||
+           nr == SYS_semtimedop || nr == SYS_restart_syscall;
+}
+
+/* se.exec_start of /proc/PID/task/TID/sched, ns: when the thread last ran (kernel/sched/debug.c). */
+static int64_t last_ran_ns(pid_t pid, pid_t tid)
+{
+    _cleanup_free_ char *text = NULL;
+    struct err ignored;
+    const char *p;
+    double ms;
+
+    if (read_proc(&text, NULL, &ignored, "%d/task/%d/sched", pid, tid) < 0)
+        return -1;
+    p = strstr(text, "se.exec_start");
+    p = p ? strchr(p, ':') : NULL;
+    if (!p || sscanf(p + 1, "%lf", &ms) != 1 || ms < 0 || ms > 1e15)
+        return -1;
+    return (int64_t)(ms * 1e6);
+}
+
+void note_blocked_call(pid_t pid, struct thread *t)
+{
+    _cleanup_free_ char *text = NULL;
+    struct err ignored;
+    int64_t then, now;
+
+    t->call_nr = -1;
+    t->call_since_ns = -1;
+    if (read_proc(&text, NULL, &ignored, "%d/task/%d/syscall", pid, t->tid) < 0 ||
+        sscanf(text, "%ld", &t->call_nr) != 1 || !timed(t->call_nr))
+        return;
+    then = last_ran_ns(pid, t->tid);
+    now = last_ran_ns(getpid(), getpid());
+    if (then >= 0 && now >= then)
+        t->call_since_ns = now - then;
+}
+
+static bool read_timespec(pid_t pid, uint64_t addr, int64_t *ns)
+{
+    struct timespec ts;
+    struct err ignored;
+
+    if (!addr || pt_read(pid, addr, &ts, sizeof(ts), &ignored) < 0 || ts.tv_sec < 0 || ts.tv_nsec < 0 ||
+        ts.tv_nsec >= 1000000000)
+        return false;
+    *ns = ts.tv_sec > INT64_MAX / 1000000000 - 1 ? INT64_MAX : ts.tv_sec * 1000000000ll + ts.tv_nsec;
+    return true;
+}
+
+/*
+ * The number of the call whose restart block is pending: after an earlier interruption orig_rax is
+ * restart_syscall's, and the number stands in the instruction before the call (mov $nr, %eax).
+ */
+static long block_call_nr(pid_t pid, const struct thread *t)
+{
+    unsigned char code[7];
+    struct err ignored;
+    uint32_t nr;
+
+    if (t->regs.orig_rax != SYS_restart_syscall)
+        return (long)t->regs.orig_rax;
+    if (pt_read(pid, t->regs.rip - sizeof(code), code, sizeof(code), &ignored) < 0 || code[0] != 0xb8)
+        return -1;
+    memcpy(&nr, code + 1, sizeof(nr));
+    return nr;
+}
+
+/* The whole relative timeout that the arguments ask for; -1: none or absolute. */
+static int64_t asked_ns(pid_t pid, long nr, const struct user_regs_struct *r)
+{
+    int64_t ns = -1;
+
+    switch (nr) {
+    case SYS_nanosleep:
+        return read_timespec(pid, r->rdi, &ns) ? ns : -1;
+    case SYS_clock_nanosleep:
+        return !(r->rsi & TIMER_ABSTIME) && read_timespec(pid, r->rdx, &ns) ? ns : -1;
+    case SYS_poll:
+        return (int32_t)r->rdx < 0 ? -1 : (int32_t)r->rdx * 1000000ll;
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+        return (int32_t)r->r10 < 0 ? -1 : (int32_t)r->r10 * 1000000ll;
+    case SYS_futex:
+        return (r->rsi & FUTEX_CMD_MASK) == FUTEX_WAIT && read_timespec(pid, r->r10, &ns) ? ns : -1;
+    case SYS_rt_sigtimedwait:
+        return read_timespec(pid, r->rdx, &ns) ? ns : -1;
+    case SYS_semtimedop:
+    case SYS_epoll_pwait2:
+        return read_timespec(pid, r->r10, &ns) ? ns : -1;
+    default:
+        return -1;
+    }
+}
+
+static int64_t remaining_ns(pid_t pid, long nr, const struct thread *t)
+{
+    int64_t asked = asked_ns(pid, nr, &t->regs);
+
+    if (asked < 0)
+        return -1;
+    /* nanosleep reports what is left itself when it was given a place for it (kernel/time/hrtimer.c). */
+    int64_t left;
+    uint64_t rem = nr == SYS_nanosleep ? t->regs.rsi : nr == SYS_clock_nanosleep ? t->regs.r10 : 0;
+    if (rem && read_timespec(pid, rem, &left) && left <= asked)
+        return left;
+    if (t->call_since_ns < 0)
+        return asked;
+    return asked > t->call_since_ns ? asked - t->call_since_ns : 0;
+}
+
+/* Is a signal on its way that the call was right to end for? */
+static bool signal_due(const struct thread *t)
+{
+    for (size_t i = 0; i < t->msg->n_pending; i++) {
+        int32_t signo;
+        memcpy(&signo, t->msg->pending[i]->info.data, sizeof(signo));
+        if (signo > 0 && signo <= 64 && !(t->sigmask & (1ull << (signo - 1))))
+            return true;
+    }
+    return false;
+}
+
+static bool after_syscall_insn(pid_t pid, uint64_t rip)
+{
+    unsigned char code[2];
+    struct err ignored;
+
+    return pt_read(pid, rip - 2, code, 2, &ignored) == 0 && code[0] == 0x0f && code[1] == 0x05;
+}
+
+void settle_call(pid_t pid, struct thread *t)
+{
+    struct user_regs_struct *r = &t->regs;
+    int64_t result = (int64_t)r->rax;
+
+    t->msg->call_state = 0;
+    t->msg->call_remaining_ns = -1;
+    if ((int64_t)r->orig_rax < 0)
+        return;
+    if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND) {
+        t->msg->call_state = 1;
+    } else if (result == -ERESTART_RESTARTBLOCK) {
+        long nr = block_call_nr(pid, t);
+        t->msg->call_state = 2;
+        t->msg->call_nr = (uint32_t)nr;
+        t->msg->call_remaining_ns = remaining_ns(pid, nr, t);
+    } else if (result == -EINTR && again_after_eintr((long)r->orig_rax) && !signal_due(t) &&
+               after_syscall_insn(pid, r->rip)) {
+        int64_t left = remaining_ns(pid, (long)r->orig_rax, t);
+        t->msg->call_state = 3;
+        t->msg->call_nr = (uint32_t)r->orig_rax;
+        t->msg->call_remaining_ns = left;
+        if (left >= 0 && (r->orig_rax == SYS_epoll_wait || r->orig_rax == SYS_epoll_pwait))
+            r->r10 = (uint64_t)((left + 999999) / 1000000);
+        r->rax = r->orig_rax;
+        r->orig_rax = (uint64_t)-1;
+        r->rip -= 2;
+    }
+}

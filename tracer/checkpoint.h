@@ -1,0 +1,28 @@
+/* The phases of a checkpoint on this host, in the order in which the coordinator calls them. */
+#ifndef TRACER_CHECKPOINT_H
+#define TRACER_CHECKPOINT_H
+
+#include "tracer/ckpt.h"
+#include "tracer/follow.h"
+#include "tracer/write.h"
+
+struct checkpoint {
+    struct ckpt c;
+    struct image_set *images;
+    int64_t frozen_at, thawed_at; /* CLOCK_MONOTONIC, ns; 0: not yet */
+    bool running;                 /* everyone has been let go */
+};
+
+int checkpoint_freeze(struct checkpoint *k, struct follow *f, const struct ckpt_options *o, struct err *err);
+int checkpoint_collect(struct checkpoint *k, struct err *err);
+int checkpoint_match(struct checkpoint *k, struct err *err);
+int checkpoint_peek_send(struct checkpoint *k, struct err *err);
+int checkpoint_peek_receive(struct checkpoint *k, struct err *err);
+int checkpoint_write(struct checkpoint *k, const struct ckpt_identity *id, void (*progress)(void *, uint64_t), void *arg,
+                     struct err *err);
+/* Let everyone go as it was. May be called at any time, again too. */
+void checkpoint_resume(struct checkpoint *k);
+/* After resume: free everything; images that were not published are gone. */
+void checkpoint_free(struct checkpoint *k);
+
+#endif

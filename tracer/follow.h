@@ -1,0 +1,53 @@
+/*
+ * Which processes belong to the computation on this host, without touching them.
+ *
+ * A software "dummy" perf event with inherit=1 is put on every thread of a tree. All that is ever forked from
+ * it inherits the event, and the kernel writes a record of each fork and exit into a ring that the tracer
+ * maps (kernel/events/core.c: perf_event_fork runs in copy_process before the child does). So a daemon that
+ * forks twice and starts a session is known, nothing shows in the program, a debugger can be used, signals and
+ * threads cost nothing. Where perf events are not allowed (kernel.perf_event_paranoid above 2) descendants
+ * are found by walking /proc, which misses a process whose parent ended between two looks.
+ */
+#ifndef TRACER_FOLLOW_H
+#define TRACER_FOLLOW_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/types.h>
+
+#include "base/err.h"
+
+struct follow;
+
+struct member {
+    pid_t pid;
+    int threads;  /* alive, by the records; a process with none is dead or a zombie */
+    bool is_root; /* was named to follow_add */
+};
+
+int follow_new(struct follow **f, struct err *err);
+void follow_free(struct follow *f);
+bool follow_exact(const struct follow *f); /* perf works: nothing is missed */
+
+/*
+ * Take in a process. Its threads must not create others meanwhile: it is stopped, or single-threaded and
+ * waiting for us. is_root: it was launched or attached by name.
+ */
+int follow_add(struct follow *f, pid_t pid, bool is_root, struct err *err);
+void follow_remove(struct follow *f, pid_t pid);
+
+/* Read the records (and /proc, when perf does not work or records were lost). */
+int follow_update(struct follow *f, struct err *err);
+
+/* A process that is frozen has `threads` threads: what is known for certain replaces the count. */
+void follow_correct(struct follow *f, pid_t pid, int threads);
+void follow_found(struct follow *f, pid_t pid, int threads); /* a child seen by ptrace */
+
+/* The members, dead ones included until they are gone from /proc. Valid until the next call. */
+const struct member *follow_members(const struct follow *f, size_t *n);
+bool follow_alive(struct follow *f); /* does any member still live? */
+
+/* Is anything of ours mapped or opened that poll(2) should watch? Rings wake when half full. */
+size_t follow_poll_fds(const struct follow *f, const int **fds);
+
+#endif

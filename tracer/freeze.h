@@ -1,0 +1,24 @@
+/*
+ * Stop every thread of the computation on this host, and let it go again. No signal is sent; a program cannot
+ * tell. Nothing is written into a process here.
+ */
+#ifndef TRACER_FREEZE_H
+#define TRACER_FREEZE_H
+
+#include "base/err.h"
+#include "tracer/ckpt.h"
+#include "tracer/follow.h"
+
+/*
+ * Freeze all members of f into c->procs (ascending by pid, zombies included). On failure everything runs
+ * again. Fails by name when a process may not be traced or is being debugged.
+ */
+int freeze(struct ckpt *c, struct follow *f, struct err *err);
+
+/* Freeze one process and what it forks meanwhile (for attaching to a running tree). */
+int freeze_process(struct ckpt *c, struct follow *f, pid_t pid, struct err *err);
+
+/* Let everyone go. Never fails: who is dead by now is dead. */
+void thaw(struct ckpt *c);
+
+#endif

@@ -1,0 +1,269 @@
+/*
+ * What only the process itself can ask the kernel: signal dispositions, timers, the alternate stack and a few
+ * attributes. One batch for the process, and four stepped calls for each further thread.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <linux/prctl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/time.h>
+#include <time.h>
+
+#include "base/util.h"
+#include "injector/ptrace.h"
+#include "tracer/collect.h"
+
+#define NSIGNALS 64
+
+struct kernel_sigaction {
+    uint64_t handler, flags, restorer, mask;
+};
+
+int enter_process(struct ckpt *c, struct proc *p, struct err *err)
+{
+    struct thread *host = &p->threads[0];
+
+    if (inj_enter(&p->inj, p->pid, host->tid, &host->regs, host->sigmask, err) < 0)
+        return err_wrap(err, "process %d (%s)", p->pid, p->process ? (char *)p->process->comm.data : "?");
+    p->injected = true;
+    p->pidfd = p->inj.pidfd;
+    return 0;
+}
+
+int leave_process(struct ckpt *c, struct proc *p, struct err *err)
+{
+    int r = 0;
+
+    for (size_t i = 0; i < p->nthreads; i++) {
+        struct thread *t = &p->threads[i];
+        struct err ignored;
+        if (t->msg && t->msg->rseq_cs)
+            pt_write(p->pid, t->msg->rseq + 8, &t->msg->rseq_cs, sizeof(uint64_t), &ignored);
+        if (i && t->msg)
+            pt_set_regs(t->tid, &t->regs, &ignored);
+    }
+    if (p->injected)
+        r = inj_leave(&p->inj, err);
+    else if (p->nthreads && p->threads[0].msg)
+        r = pt_set_regs(p->threads[0].tid, &p->threads[0].regs, err);
+    p->injected = false;
+    inj_close(&p->inj);
+    return r;
+}
+
+/* --- signal dispositions ------------------------------------------------------------------------- */
+
+static void add_actions(struct ckpt *c, struct proc *p, struct inj_batch *b, uint64_t acts, uint32_t first)
+{
+    for (int sig = 1; sig <= NSIGNALS; sig++) {
+        struct kernel_sigaction *a = inj_at(b, acts + (uint64_t)(sig - 1) * sizeof(*a));
+        if (inj_failed(inj_ret(b, first + (uint32_t)sig - 1)) || (a->handler == 0 && a->flags == 0 && a->mask == 0))
+            continue;
+        SigAction *m = arena_alloc(c->arena, sizeof(*m));
+        sig_action__init(m);
+        m->signo = (uint32_t)sig;
+        m->handler = a->handler;
+        m->flags = a->flags;
+        m->restorer = a->restorer;
+        m->mask = a->mask;
+        arena_push(c->arena, (void ***)&p->signals->actions, &p->signals->n_actions, m);
+    }
+}
+
+/* --- timers ---------------------------------------------------------------------------------------- */
+
+static uint64_t ns_of(int64_t sec, int64_t frac, int64_t unit)
+{
+    return (uint64_t)sec * 1000000000ull + (uint64_t)(frac * unit);
+}
+
+static void add_itimers(struct ckpt *c, struct proc *p, struct inj_batch *b, uint64_t at)
+{
+    for (uint32_t i = 0; i < 3; i++) {
+        struct itimerval *v = inj_at(b, at + i * sizeof(*v));
+        if (!v->it_value.tv_sec && !v->it_value.tv_usec)
+            continue;
+        ITimer *m = arena_alloc(c->arena, sizeof(*m));
+        itimer__init(m);
+        m->which = i;
+        m->interval_ns = ns_of(v->it_interval.tv_sec, v->it_interval.tv_usec, 1000);
+        m->value_ns = ns_of(v->it_value.tv_sec, v->it_value.tv_usec, 1000);
+        arena_push(c->arena, (void ***)&p->timers->itimers, &p->timers->n_itimers, m);
+    }
+}
+
+/* A timer of /proc/PID/timers: four lines, "ID:", "signal:", "notify:", "ClockID:" (fs/proc/base.c). */
+static bool parse_timer(char **text, PosixTimer *m)
+{
+    char how[16], who[8];
+    int id, sig, target, clock;
+    uint64_t value;
+    char *at = *text ? strstr(*text, "ID: ") : NULL;
+
+    if (!at || sscanf(at, "ID: %d\nsignal: %d/%" SCNx64 "\nnotify: %15[^/]/%7[^.].%d\nClockID: %d", &id, &sig, &value, how,
+                      who, &target, &clock) != 7)
+        return false;
+    m->id = id;
+    m->signo = sig;
+    m->value = value;
+    m->notify = !strcmp(how, "none") ? SIGEV_NONE : !strcmp(how, "thread") ? SIGEV_THREAD : SIGEV_SIGNAL;
+    if (!strcmp(who, "tid")) {
+        m->notify |= 4; /* SIGEV_THREAD_ID */
+        m->notify_tid = target;
+    }
+    m->clockid = clock;
+    *text = strstr(at, "ClockID: ") + 9;
+    return true;
+}
+
+static int list_timers(struct ckpt *c, struct proc *p, struct err *err)
+{
+    _cleanup_free_ char *text = NULL;
+    char *at;
+
+    if (read_proc(&text, NULL, err, "%d/timers", p->pid) < 0)
+        return err->code == ENOENT ? 0 : -err->code; /* a kernel without CONFIG_CHECKPOINT_RESTORE */
+    at = text;
+    for (;;) {
+        PosixTimer *m = arena_alloc(c->arena, sizeof(*m));
+        posix_timer__init(m);
+        if (!parse_timer(&at, m))
+            return 0;
+        arena_push(c->arena, (void ***)&p->timers->posix, &p->timers->n_posix, m);
+    }
+}
+
+/* --- one batch ---------------------------------------------------------------------------------------- */
+
+struct inside {
+    uint64_t acts, itimers, timers, altstack, pdeath, tid_addr, clocks, subreaper;
+    uint32_t first_act, first_timer, first_overrun, dumpable, securebits, keepcaps, thp, slack, brk, alt;
+};
+
+static void ask(struct proc *p, struct inj_batch *b, struct inside *in)
+{
+    in->acts = inj_data(b, NULL, NSIGNALS * sizeof(struct kernel_sigaction));
+    in->first_act = b->ncalls;
+    for (uint64_t sig = 1; sig <= NSIGNALS; sig++)
+        inj_call(b, 0, SYS_rt_sigaction, sig, 0, in->acts + (sig - 1) * sizeof(struct kernel_sigaction), 8);
+    in->itimers = inj_data(b, NULL, 3 * sizeof(struct itimerval));
+    for (uint64_t i = 0; i < 3; i++)
+        inj_call(b, 0, SYS_getitimer, i, in->itimers + i * sizeof(struct itimerval));
+    in->timers = inj_data(b, NULL, p->timers->n_posix * sizeof(struct itimerspec) + 16);
+    in->first_timer = b->ncalls;
+    for (size_t i = 0; i < p->timers->n_posix; i++)
+        inj_call(b, 0, SYS_timer_gettime, p->timers->posix[i]->id, in->timers + i * sizeof(struct itimerspec));
+    in->first_overrun = b->ncalls;
+    for (size_t i = 0; i < p->timers->n_posix; i++)
+        inj_call(b, 0, SYS_timer_getoverrun, p->timers->posix[i]->id);
+    in->clocks = inj_data(b, NULL, 3 * sizeof(struct timespec));
+    inj_call(b, 0, SYS_clock_gettime, CLOCK_MONOTONIC, in->clocks);
+    inj_call(b, 0, SYS_clock_gettime, CLOCK_BOOTTIME, in->clocks + sizeof(struct timespec));
+    inj_call(b, 0, SYS_clock_gettime, CLOCK_REALTIME, in->clocks + 2 * sizeof(struct timespec));
+    in->subreaper = inj_data(b, NULL, 16);
+    inj_call(b, 0, SYS_prctl, PR_GET_CHILD_SUBREAPER, in->subreaper);
+    in->dumpable = inj_call(b, 0, SYS_prctl, PR_GET_DUMPABLE);
+    in->securebits = inj_call(b, 0, SYS_prctl, PR_GET_SECUREBITS);
+    in->keepcaps = inj_call(b, 0, SYS_prctl, PR_GET_KEEPCAPS);
+    in->thp = inj_call(b, 0, SYS_prctl, PR_GET_THP_DISABLE);
+    in->slack = inj_call(b, 0, SYS_prctl, PR_GET_TIMERSLACK);
+    in->brk = inj_call(b, 0, SYS_brk, 0);
+    in->altstack = inj_data(b, NULL, sizeof(stack_t));
+    in->alt = inj_call(b, 0, SYS_sigaltstack, 0, in->altstack);
+    in->pdeath = inj_data(b, NULL, 16);
+    inj_call(b, 0, SYS_prctl, PR_GET_PDEATHSIG, in->pdeath);
+    in->tid_addr = inj_data(b, NULL, 16);
+    inj_call(b, 0, SYS_prctl, PR_GET_TID_ADDRESS, in->tid_addr);
+}
+
+static void set_altstack(Thread *t, const stack_t *s)
+{
+    t->altstack_sp = (uint64_t)s->ss_sp;
+    t->altstack_size = s->ss_size;
+    t->altstack_flags = (uint32_t)s->ss_flags & ~(uint32_t)SS_ONSTACK;
+}
+
+static uint64_t positive(int64_t v)
+{
+    return v > 0 ? (uint64_t)v : 0;
+}
+
+static void take(struct ckpt *c, struct proc *p, struct inj_batch *b, const struct inside *in)
+{
+    const struct timespec *clk = inj_at(b, in->clocks);
+    Thread *t = p->threads[0].msg;
+
+    add_actions(c, p, b, in->acts, in->first_act);
+    add_itimers(c, p, b, in->itimers);
+    for (size_t i = 0; i < p->timers->n_posix; i++) {
+        const struct itimerspec *s = inj_at(b, in->timers + i * sizeof(*s));
+        p->timers->posix[i]->value_ns = ns_of(s->it_value.tv_sec, s->it_value.tv_nsec, 1);
+        p->timers->posix[i]->interval_ns = ns_of(s->it_interval.tv_sec, s->it_interval.tv_nsec, 1);
+        p->timers->posix[i]->overrun = positive(inj_ret(b, in->first_overrun + (uint32_t)i));
+    }
+    p->timers->monotonic_ns = (int64_t)ns_of(clk[0].tv_sec, clk[0].tv_nsec, 1);
+    p->timers->boottime_ns = (int64_t)ns_of(clk[1].tv_sec, clk[1].tv_nsec, 1);
+    p->timers->realtime_ns = (int64_t)ns_of(clk[2].tv_sec, clk[2].tv_nsec, 1);
+    p->process->child_subreaper = *(int *)inj_at(b, in->subreaper) != 0;
+    p->process->dumpable = (uint32_t)positive(inj_ret(b, in->dumpable));
+    p->process->securebits = (uint32_t)positive(inj_ret(b, in->securebits));
+    p->process->keepcaps = inj_ret(b, in->keepcaps) == 1;
+    p->process->thp_disable = (uint32_t)positive(inj_ret(b, in->thp));
+    p->mm->brk = (uint64_t)inj_ret(b, in->brk);
+    t->timer_slack_ns = positive(inj_ret(b, in->slack));
+    set_altstack(t, inj_at(b, in->altstack));
+    t->pdeathsig = *(uint32_t *)inj_at(b, in->pdeath);
+    t->clear_child_tid = *(uint64_t *)inj_at(b, in->tid_addr);
+}
+
+/* A further thread: four stepped calls; results go to the area's data, which no batch uses meanwhile. */
+static int ask_thread(struct proc *p, struct thread *t, uint64_t scratch, struct err *err)
+{
+    uint64_t mask = t->sigmask, buf[8] = {0};
+    int64_t r, slack;
+    int res;
+
+    if (pt_set_sigmask(t->tid, ~0ull, err) < 0)
+        return -err->code;
+    res = pt_syscall(t->tid, p->inj.syscall_ip, &t->regs, &r, SYS_sigaltstack, (uint64_t[6]){0, scratch}, err);
+    if (res == 0)
+        res = pt_syscall(t->tid, p->inj.syscall_ip, &t->regs, &r, SYS_prctl,
+                         (uint64_t[6]){PR_GET_PDEATHSIG, scratch + 32}, err);
+    if (res == 0)
+        res = pt_syscall(t->tid, p->inj.syscall_ip, &t->regs, &r, SYS_prctl,
+                         (uint64_t[6]){PR_GET_TID_ADDRESS, scratch + 40}, err);
+    if (res == 0)
+        res = pt_syscall(t->tid, p->inj.syscall_ip, &t->regs, &slack, SYS_prctl, (uint64_t[6]){PR_GET_TIMERSLACK}, err);
+    struct err ignored;
+    pt_set_sigmask(t->tid, mask, &ignored);
+    if (res < 0 || pt_read(p->pid, scratch, buf, 48, err) < 0)
+        return -err->code;
+    set_altstack(t->msg, (stack_t *)buf);
+    t->msg->pdeathsig = (uint32_t)buf[4];
+    t->msg->clear_child_tid = buf[5];
+    t->msg->timer_slack_ns = positive(slack);
+    return 0;
+}
+
+int collect_inside(struct ckpt *c, struct proc *p, struct err *err)
+{
+    _cleanup_batch_ struct inj_batch b = {0};
+    struct inside in;
+
+    p->timers = arena_alloc(c->arena, sizeof(*p->timers));
+    timers__init(p->timers);
+    if (list_timers(c, p, err) < 0 || inj_begin(&b, &p->inj, err) < 0)
+        return -err->code;
+    ask(p, &b, &in);
+    if (inj_run(&b, err) < 0)
+        return err_wrap(err, "process %d", p->pid);
+    take(c, p, &b, &in);
+    for (size_t i = 1; i < p->nthreads; i++)
+        if (ask_thread(p, &p->threads[i], in.acts, err) < 0)
+            return err_wrap(err, "process %d", p->pid);
+    return 0;
+}

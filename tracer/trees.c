@@ -1,0 +1,270 @@
+/* The trees that the tracer follows: taking them in, letting them go, ending and listing them. */
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/syscall.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "tracer/freeze.h"
+#include "tracer/procfs.h"
+#include "tracer/tracer.h"
+
+/* A protobuf-c message has no copy function: packing and unpacking is one. */
+static Wire__TreeOptions *copy_options(const Wire__TreeOptions *o)
+{
+    Wire__TreeOptions none = WIRE__TREE_OPTIONS__INIT;
+    size_t n;
+
+    o = o ? o : &none;
+    n = wire__tree_options__get_packed_size(o);
+    _cleanup_free_ uint8_t *buf = malloc(n + 1);
+    if (!buf)
+        return NULL;
+    wire__tree_options__pack(o, buf);
+    return wire__tree_options__unpack(NULL, n, buf);
+}
+
+static int add_tree(struct tracer *t, pid_t root, const Wire__TreeOptions *o, struct err *err)
+{
+    struct tree *more = grow(t->trees, t->ntrees, &t->cap_trees, sizeof(*more));
+
+    if (!more)
+        return err_set(err, ENOMEM, "out of memory");
+    t->trees = more;
+    more[t->ntrees].root = root;
+    more[t->ntrees].options = copy_options(o);
+    if (!more[t->ntrees].options)
+        return err_set(err, ENOMEM, "out of memory");
+    t->ntrees++;
+    return 0;
+}
+
+/* Freeze a running process, then its children, and so on, each followed once it stands still. */
+static int attach_tree(struct ckpt *c, struct tracer *t, pid_t pid, bool root, struct err *err)
+{
+    _cleanup_free_ int *pids = NULL;
+    size_t n;
+
+    if (freeze_process(c, t->follow, pid, err) < 0 || follow_add(t->follow, pid, root, err) < 0 ||
+        list_numbers("/proc", &pids, &n, err) < 0)
+        return -err->code;
+    for (size_t i = 0; i < n; i++) {
+        struct proc_stat s;
+        struct err ignored;
+        if (read_stat(pids[i], &s, &ignored) < 0 || s.ppid != pid)
+            continue;
+        if (s.state == 'Z')
+            follow_found(t->follow, pids[i], 0);
+        else if (attach_tree(c, t, pids[i], false, err) < 0)
+            return -err->code;
+    }
+    return 0;
+}
+
+static int attach(struct tracer *t, pid_t pid, struct err *err)
+{
+    struct checkpoint k = {.running = true};
+    int r;
+
+    k.c.arena = arena_new();
+    if (!k.c.arena)
+        return err_set(err, ENOMEM, "out of memory");
+    r = attach_tree(&k.c, t, pid, true, err);
+    thaw(&k.c);
+    free(k.c.procs);
+    arena_free(k.c.arena);
+    if (r < 0)
+        follow_remove(t->follow, pid);
+    return r;
+}
+
+int trees_adopt(struct tracer *t, const Wire__Adopt *a, struct err *err)
+{
+    size_t n;
+    const struct member *m = follow_members(t->follow, &n);
+    int r;
+
+    if (a->pid <= 0)
+        return err_set(err, EINVAL, "process %d: not a process number", a->pid);
+    for (size_t i = 0; i < n; i++)
+        if (m[i].pid == a->pid && m[i].threads > 0 && a->attach)
+            return err_set(err, EEXIST, "process %d is part of the computation already", a->pid);
+    r = a->attach ? attach(t, a->pid, err) : follow_add(t->follow, a->pid, true, err);
+    return r < 0 ? r : add_tree(t, a->pid, a->options, err);
+}
+
+/* Is pid the root, or below it? */
+static bool below(pid_t pid, pid_t root)
+{
+    struct proc_stat s;
+    struct err ignored;
+
+    for (int depth = 0; pid > 1 && depth < 10000; depth++) {
+        if (pid == root)
+            return true;
+        if (read_stat(pid, &s, &ignored) < 0)
+            return false;
+        pid = s.ppid;
+    }
+    return false;
+}
+
+static int refollow(struct tracer *t, struct ckpt *c, pid_t without, struct err *err)
+{
+    struct follow *f;
+
+    if (follow_new(&f, err) < 0)
+        return -err->code;
+    for (size_t i = 0; i < c->nprocs; i++) {
+        struct proc *p = c->procs[i];
+        if (below(p->pid, without))
+            continue;
+        if (p->zombie)
+            follow_found(f, p->pid, 0);
+        else if (follow_add(f, p->pid, p->is_root, err) < 0) {
+            follow_free(f);
+            return -err->code;
+        }
+    }
+    follow_free(t->follow);
+    t->follow = f;
+    return 0;
+}
+
+int trees_detach(struct tracer *t, pid_t pid, struct err *err)
+{
+    struct checkpoint k;
+    struct ckpt_options o = {0};
+    size_t which = t->ntrees;
+    int r;
+
+    for (size_t i = 0; i < t->ntrees; i++)
+        if (below(pid, t->trees[i].root))
+            which = i;
+    if (which == t->ntrees)
+        return err_set(err, ESRCH, "process %d is not part of the computation", pid);
+    r = checkpoint_freeze(&k, t->follow, &o, err);
+    if (r == 0)
+        r = refollow(t, &k.c, t->trees[which].root, err);
+    checkpoint_free(&k);
+    if (r < 0)
+        return r;
+    wire__tree_options__free_unpacked(t->trees[which].options, NULL);
+    t->trees[which] = t->trees[--t->ntrees];
+    if (t->watch >= 0)
+        close(t->watch);
+    t->watch = -1;
+    return 0;
+}
+
+/* After a restart: this process already holds every thread in a ptrace-stop. Follow, then let go, all at once. */
+int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct err *err)
+{
+    for (size_t i = 0; i < config->n_tree; i++) {
+        const Wire__TracerConfig__Tree *tree = config->tree[i];
+        if (add_tree(t, tree->root, tree->options, err) < 0)
+            return -err->code;
+        for (size_t k = 0; k < tree->n_pid; k++)
+            if (follow_add(t->follow, tree->pid[k], tree->pid[k] == tree->root, err) < 0)
+                return -err->code;
+    }
+    for (size_t i = 0; i < config->n_tree; i++) {
+        for (size_t k = 0; k < config->tree[i]->n_pid; k++) {
+            _cleanup_free_ int *tids = NULL;
+            char dir[40];
+            size_t n;
+            snprintf(dir, sizeof(dir), "/proc/%d/task", config->tree[i]->pid[k]);
+            if (list_numbers(dir, &tids, &n, err) < 0)
+                return -err->code;
+            for (size_t m = 0; m < n; m++)
+                ptrace(PTRACE_DETACH, tids[m], NULL, 0);
+        }
+    }
+    return 0;
+}
+
+int trees_kill(struct tracer *t, struct err *err)
+{
+    while (follow_alive(t->follow)) {
+        size_t n;
+        const struct member *m = follow_members(t->follow, &n);
+        int wait = -1;
+        for (size_t i = 0; i < n; i++) {
+            if (m[i].threads <= 0)
+                continue;
+            kill(m[i].pid, SIGKILL);
+            if (wait < 0)
+                wait = (int)syscall(SYS_pidfd_open, m[i].pid, 0);
+        }
+        if (wait >= 0) {
+            poll(&(struct pollfd){.fd = wait, .events = POLLIN}, 1, 5000);
+            close(wait);
+        }
+        if (follow_update(t->follow, err) < 0)
+            return -err->code;
+    }
+    checkpoint_free(&t->checkpoint);
+    return 0;
+}
+
+static pid_t root_of(const struct tracer *t, pid_t pid)
+{
+    for (size_t i = 0; i < t->ntrees; i++)
+        if (below(pid, t->trees[i].root))
+            return t->trees[i].root;
+    return 0;
+}
+
+int trees_list(struct tracer *t, struct arena *a, Wire__Processes *out, struct err *err)
+{
+    size_t n;
+    const struct member *m;
+
+    if (follow_update(t->follow, err) < 0)
+        return -err->code;
+    m = follow_members(t->follow, &n);
+    for (size_t i = 0; i < n; i++) {
+        struct proc_stat s;
+        struct err ignored;
+        if (m[i].threads <= 0 || read_stat(m[i].pid, &s, &ignored) < 0)
+            continue;
+        Wire__Process *p = arena_alloc(a, sizeof(*p));
+        wire__process__init(p);
+        p->pid = s.pid;
+        p->ppid = s.ppid;
+        p->program = arena_printf(a, "%s", s.comm);
+        p->threads = (uint32_t)m[i].threads;
+        p->state = arena_printf(a, "%c", s.state);
+        p->root = root_of(t, s.pid);
+        arena_push(a, (void ***)&out->process, &out->n_process, p);
+    }
+    return 0;
+}
+
+/* The options of the first tree that is still there count for what is one per checkpoint. */
+void trees_options(const struct tracer *t, struct ckpt_options *o)
+{
+    const Wire__TreeOptions *w = t->ntrees ? t->trees[0].options : NULL;
+    const char *compress = w && w->compress ? w->compress : "";
+
+    *o = (struct ckpt_options){.compress = 1, .level = 1, .ckptdir = t->ckptdir, .keep = 1};
+    if (!strcmp(compress, "none"))
+        o->compress = 0;
+    else if (!strncmp(compress, "lz4:", 4))
+        o->level = atoi(compress + 4);
+    if (w && w->ckptdir && w->ckptdir[0])
+        o->ckptdir = w->ckptdir;
+    for (size_t i = 0; i < t->ntrees; i++) {
+        o->save_open_files |= t->trees[i].options->ckpt_open_files;
+        o->allow_file_overwrite |= t->trees[i].options->allow_file_overwrite;
+        for (size_t k = 0; k < t->trees[i].options->n_extra; k++) {
+            const char *e = t->trees[i].options->extra[k];
+            if (!strncmp(e, "ext-tcp=", 8))
+                o->ext_tcp = !strcmp(e + 8, "keep") ? 1 : !strcmp(e + 8, "reset") ? 2 : 0;
+        }
+    }
+}

@@ -1,0 +1,28 @@
+/* Images of all processes: written under temporary names, made durable, then named. */
+#ifndef TRACER_WRITE_H
+#define TRACER_WRITE_H
+
+#include "coordinator/wire.pb-c.h"
+#include "tracer/ckpt.h"
+
+struct ckpt_identity {
+    const char *computation;
+    uint32_t generation;
+    int64_t time;         /* seconds since the epoch */
+    const char *host_id;  /* short, for file names */
+};
+
+struct image_set; /* the files of one checkpoint */
+
+/* Write everything (memory too) and fsync. On failure nothing is left behind. */
+int write_images(struct ckpt *c, const struct ckpt_identity *id, struct image_set **set,
+                 void (*progress)(void *arg, uint64_t bytes), void *arg, struct err *err);
+
+/* Their names, sizes and programs, for the coordinator; `out` is filled from the arena. */
+void describe_images(struct ckpt *c, const struct image_set *set, Wire__PhaseDone *out);
+
+int sync_images(struct image_set *set, struct err *err);
+int publish_images(struct image_set *set, struct err *err);
+void free_images(struct image_set *set); /* what was not published is gone */
+
+#endif
