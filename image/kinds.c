@@ -10,8 +10,10 @@
 #include "image/fd.pb-c.h"
 #include "image/file.pb-c.h"
 #include "image/image.pb-c.h"
+#include "image/inotify.pb-c.h"
 #include "image/mm.pb-c.h"
 #include "image/outside.pb-c.h"
+#include "image/pidfd.pb-c.h"
 #include "image/pipe.pb-c.h"
 #include "image/process.pb-c.h"
 #include "image/shm.pb-c.h"
@@ -20,6 +22,8 @@
 #include "image/thread.pb-c.h"
 #include "image/timer.pb-c.h"
 #include "image/timerfd.pb-c.h"
+#include "image/tty.pb-c.h"
+#include "image/unix.pb-c.h"
 
 static const struct {
     const char *name;
@@ -39,13 +43,13 @@ static const struct {
     [KIND_SIGNALFD] = {"signalfd", &signalfd__descriptor},
     [KIND_TIMERFD] = {"timerfd", &timerfd__descriptor},
     [KIND_EPOLL] = {"epoll", &epoll__descriptor},
-    [KIND_INOTIFY] = {"inotify", NULL},
+    [KIND_INOTIFY] = {"inotify", &inotify__descriptor},
     [KIND_FANOTIFY] = {"fanotify", NULL},
-    [KIND_PIDFD] = {"pidfd", NULL},
-    [KIND_TTY] = {"tty", NULL},
+    [KIND_PIDFD] = {"pidfd", &pidfd__descriptor},
+    [KIND_TTY] = {"tty", &tty__descriptor},
     [KIND_MEMFD] = {"memfd", NULL},
     [KIND_SHM] = {"shm", &shm__descriptor},
-    [KIND_UNIX] = {"unix", NULL},
+    [KIND_UNIX] = {"unix", &unix__descriptor},
     [KIND_INET] = {"inet", NULL},
     [KIND_PACKET] = {"packet", NULL},
     [KIND_NETLINK] = {"netlink", NULL},

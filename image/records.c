@@ -9,6 +9,7 @@
 #include "base/util.h"
 #include "image/kinds.h"
 #include "image/reader.h"
+#include "image/reflect.h"
 
 /* Bytes of memory that unpacking may take per byte of record, and besides. */
 #define UNPACK_FACTOR 64u
@@ -91,38 +92,23 @@ static void budget_free(void *data, void *p)
     free(p); /* what is given back does not count again: the budget is for the whole call */
 }
 
-static const ProtobufCMessage *find_unknown(const ProtobufCMessage *m);
-
-static const ProtobufCMessage *find_unknown_in(const ProtobufCMessage *m, const ProtobufCFieldDescriptor *f)
-{
-    const void *member = (const char *)m + f->offset;
-    const void *quantifier = (const char *)m + f->quantifier_offset;
-    const ProtobufCMessage *found = NULL;
-
-    if (f->type != PROTOBUF_C_TYPE_MESSAGE)
-        return NULL;
-    if (f->label == PROTOBUF_C_LABEL_REPEATED) {
-        ProtobufCMessage *const *array = *(ProtobufCMessage *const *const *)member;
-        size_t n = *(const size_t *)quantifier;
-
-        for (size_t i = 0; i < n && !found; i++)
-            found = find_unknown(array[i]);
-        return found;
-    }
-    if ((f->flags & PROTOBUF_C_FIELD_FLAG_ONEOF) && *(const uint32_t *)quantifier != f->id)
-        return NULL;
-    m = *(const ProtobufCMessage *const *)member;
-    return m ? find_unknown(m) : NULL;
-}
-
 /* The first message in the tree that carries a field which its descriptor does not have. */
 static const ProtobufCMessage *find_unknown(const ProtobufCMessage *m)
 {
-    const ProtobufCMessage *found = m->n_unknown_fields ? m : NULL;
+    if (m->n_unknown_fields)
+        return m;
+    for (unsigned i = 0; i < m->descriptor->n_fields; i++) {
+        const ProtobufCFieldDescriptor *f = &m->descriptor->fields[i];
+        size_t n = f->type == PROTOBUF_C_TYPE_MESSAGE ? reflect_count(m, f) : 0;
 
-    for (unsigned i = 0; i < m->descriptor->n_fields && !found; i++)
-        found = find_unknown_in(m, &m->descriptor->fields[i]);
-    return found;
+        for (size_t j = 0; j < n; j++) {
+            const ProtobufCMessage *found = find_unknown(reflect_get(m, f, j).message);
+
+            if (found)
+                return found;
+        }
+    }
+    return NULL;
 }
 
 void *image_unpack(const struct image *img, const struct image_record *r, const ProtobufCMessageDescriptor *d,

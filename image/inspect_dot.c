@@ -1,0 +1,197 @@
+/*
+ * Who is related to whom, as a graph for dot(1): processes by parentage, and the objects through which they
+ * can talk, which are those that more than one process holds, and sockets with the sockets they are
+ * connected to. An object that only one process holds says nothing about the others and is left out.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "base/util.h"
+#include "image/inspect.h"
+#include "image/vma.h"
+
+/* A process holds an object: by descriptors or by a shared mapping. */
+struct hold {
+    const struct object *object;
+    const struct view *view;
+    int fd; /* the first one; -1: a mapping */
+    bool in, out;
+};
+
+struct graph {
+    struct hold *holds;
+    size_t n, cap;
+};
+
+static void add_hold(struct graph *g, const struct hold *h)
+{
+    struct hold *more = grow(g->holds, g->n, &g->cap, sizeof(*more));
+
+    if (!more)
+        return; /* a picture with an edge less; there is nobody to tell */
+    g->holds = more;
+    g->holds[g->n++] = *h;
+}
+
+static void add_fds(struct graph *g, const struct set *s, const struct view *v)
+{
+    const FdTable *t = set_fdtable(s, v);
+
+    for (size_t i = 0; t && i < t->n_fds; i++) {
+        const struct object *ofd = set_ofd(s, v, t->fds[i]->ofd);
+        struct hold h = {.view = v, .fd = (int)t->fds[i]->fd};
+        uint64_t access;
+
+        if (!ofd)
+            continue;
+        access = reflect_uint(ofd->message, "flags") & O_ACCMODE;
+        h.object = set_object(s, v, reflect_uint(ofd->message, "object"));
+        h.in = access != O_WRONLY;
+        h.out = access != O_RDONLY;
+        if (h.object)
+            add_hold(g, &h);
+    }
+}
+
+static void add_mappings(struct graph *g, const struct set *s, const struct view *v)
+{
+    for (size_t i = 0; v->mm && i < v->mm->n_vmas; i++) {
+        const Vma *m = v->mm->vmas[i];
+        struct hold h = {.view = v, .fd = -1, .in = true, .out = m->prot & PROT_WRITE};
+
+        if (!m->object || (m->flags & MAP_TYPE) == MAP_PRIVATE)
+            continue;
+        h.object = set_object(s, v, m->object);
+        if (h.object)
+            add_hold(g, &h);
+    }
+}
+
+static int compare_holds(const void *a, const void *b)
+{
+    const struct hold *x = a, *y = b;
+
+    if (x->object != y->object)
+        return x->object < y->object ? -1 : 1;
+    if (x->view != y->view)
+        return x->view->head->pid != y->view->head->pid ? (x->view->head->pid < y->view->head->pid ? -1 : 1)
+                                                        : (x->view < y->view ? -1 : 1);
+    return x->fd < y->fd ? -1 : x->fd > y->fd;
+}
+
+/* Escapes for a string in dot's double quotes: what print_text() leaves is safe but for " itself. */
+static void print_label(FILE *out, const struct object *o)
+{
+    char *text = NULL;
+    size_t len = 0;
+    FILE *mem = open_memstream(&text, &len);
+
+    if (!mem)
+        return;
+    print_object(mem, o, o->id);
+    fclose(mem);
+    for (size_t i = 0; i < len; i++) {
+        if (text[i] == '"' || text[i] == '\\')
+            fputc('\\', out);
+        fputc(text[i], out);
+    }
+    free(text);
+}
+
+static void print_processes(FILE *out, const struct set *s)
+{
+    for (size_t i = 0; i < s->n_views; i++) {
+        const struct view *v = s->views[i], *parent;
+
+        fprintf(out, "  p%zu [shape=box, label=\"%u ", i, v->head->pid);
+        for (const char *c = v->head->program; *c; c++)
+            if (*c >= 0x20 && *c < 0x7f && *c != '"' && *c != '\\')
+                fputc(*c, out);
+        fputs("\"];\n", out);
+        parent = v->process && v->process->ppid ? set_process(s, v, v->process->ppid) : NULL;
+        for (size_t j = 0; parent && j < s->n_views; j++)
+            if (s->views[j] == parent)
+                fprintf(out, "  p%zu -> p%zu [style=bold, arrowhead=none];\n", j, i);
+    }
+}
+
+static size_t number_of(const struct set *s, const struct view *v)
+{
+    size_t i = 0;
+
+    while (i + 1 < s->n_views && s->views[i] != v)
+        i++;
+    return i;
+}
+
+/* The object that the other end of this one is, for kinds that have a `peer`. */
+static const struct object *peer_of(const struct set *s, const struct object *o)
+{
+    uint64_t id = reflect_uint(o->message, "peer");
+
+    return id ? set_object(s, o->view, id) : NULL;
+}
+
+static bool several_processes(const struct hold *h, size_t n)
+{
+    for (size_t i = 1; i < n; i++)
+        if (h[i].view != h[0].view)
+            return true;
+    return false;
+}
+
+/* All holds of one object; those of one process become one edge. */
+static void print_holds(FILE *out, const struct set *s, const struct hold *h, size_t n)
+{
+    const struct object *o = h[0].object, *peer = peer_of(s, o);
+    size_t id = (size_t)(o - s->objects);
+
+    if (!peer && !several_processes(h, n))
+        return;
+    fprintf(out, "  o%zu [shape=ellipse, label=\"", id);
+    print_label(out, o);
+    fputs("\"];\n", out);
+    if (peer && peer > o)
+        fprintf(out, "  o%zu -> o%zu [dir=both, style=dashed];\n", id, (size_t)(peer - s->objects));
+    for (size_t i = 0; i < n;) {
+        const struct view *v = h[i].view;
+        bool in = false, out_ = false;
+        int fd = h[i].fd;
+
+        for (; i < n && h[i].view == v; i++) {
+            in |= h[i].in;
+            out_ |= h[i].out;
+            fd = fd < 0 ? h[i].fd : fd;
+        }
+        fprintf(out, "  p%zu -> o%zu [dir=%s", number_of(s, v), id,
+                in && out_ ? "both"
+                : in       ? "back"
+                           : "forward");
+        fprintf(out, fd >= 0 ? ", label=\"%d\"];\n" : ", label=\"memory\"];\n", fd);
+    }
+}
+
+void inspect_dot(FILE *out, const struct set *s)
+{
+    struct graph g = {0};
+
+    for (size_t i = 0; i < s->n_views; i++) {
+        add_fds(&g, s, s->views[i]);
+        add_mappings(&g, s, s->views[i]);
+    }
+    if (g.n)
+        qsort(g.holds, g.n, sizeof(*g.holds), compare_holds);
+    fputs("digraph checkpoint {\n", out);
+    print_processes(out, s);
+    for (size_t i = 0, n; i < g.n; i += n) {
+        for (n = 1; i + n < g.n && g.holds[i + n].object == g.holds[i].object;)
+            n++;
+        print_holds(out, s, g.holds + i, n);
+    }
+    fputs("}\n", out);
+    free(g.holds);
+}
