@@ -102,8 +102,7 @@ static int add(struct ckpt *c, const struct fd_info *fi, const struct lock_line 
         add_ofd(c, l, FILE_LOCK_LEASE, breaking,
                 breaking ? broken_lease_type(l, fi->flags) : (uint32_t)lock_type(l->type), d->msg);
     else
-        return err_set(err, EOPNOTSUPP, "process %d: fd %d (%s): a lock of the unknown kind %s", fi->proc->pid, fi->fd,
-                       fi->link, l->class);
+        return err_set(err, EOPNOTSUPP, "a lock of the unknown kind %s", l->class);
     return 0;
 }
 
@@ -115,8 +114,7 @@ int collect_locks(struct ckpt *c, const struct fd_info *fi, struct ofd *d, FdTab
         if (strncmp(line, "lock:", 5))
             continue;
         if (!parse(line, &l))
-            return err_set(err, EPROTO, "process %d: fd %d (%s): a lock that fdinfo describes unintelligibly",
-                           fi->proc->pid, fi->fd, fi->link);
+            return err_set(err, EPROTO, "a lock that fdinfo describes unintelligibly");
         if (add(c, fi, &l, d, table, err) < 0)
             return -err->code;
     }
