@@ -1,12 +1,14 @@
 /*
- * The line discipline keeps typed input as bytes with marks where lines end; the byte of an end-of-file mark is NUL.
- * A raw read gives the bytes without the marks, so they are found again from the characters that end lines and
- * from the number of bytes that FIONREAD counted, in which end-of-file marks are left out (n_tty.c: inq_canon()).
+ * The line discipline keeps typed input as bytes with marks where lines end; the byte of an end-of-file mark
+ * is NUL. A raw read gives the bytes without the marks, so they are found again from the characters that end
+ * lines and from the number of bytes that FIONREAD counted, in which end-of-file marks are left out (n_tty.c:
+ * inq_canon()).
  *
- * To type it again, every special character is switched off (_POSIX_VDISABLE) but four, chosen among the bytes
- * that do not occur: one ends a line without being in it, one quotes, and two stop and start the output. The last two
- * serve as a gate, since what is written to a master is processed later, by a kernel thread: output that was
- * stopped before the first byte and flows again says that the last one has been processed.
+ * To type it again, every special character is switched off (_POSIX_VDISABLE) but four, chosen among the
+ * bytes that do not occur: one ends a line without being in it, one quotes, and two stop and start the
+ * output. The last two serve as a gate, since what is written to a master is processed later, by a kernel
+ * thread: output that was stopped before the first byte and flows again says that the last one has been
+ * processed.
  */
 #include "base/ttyinput.h"
 
@@ -41,7 +43,8 @@ static size_t lines_end(const uint8_t *data, size_t len, size_t counted)
     return end;
 }
 
-static void split_lines(const struct termios2 *t, const uint8_t *data, size_t end, struct tty_piece *p, size_t *n)
+static void split_lines(const struct termios2 *t, const uint8_t *data, size_t end, struct tty_piece *p,
+                        size_t *n)
 {
     size_t from = 0;
 
@@ -50,9 +53,12 @@ static void split_lines(const struct termios2 *t, const uint8_t *data, size_t en
 
         if (!mark && !ends_line(t, data[i]) && i + 1 < end)
             continue;
-        /* A last line without an end was there before canonical mode was switched on: it reads like one with a mark. */
-        p[(*n)++] = (struct tty_piece){
-            .data = data + from, .len = i + !mark - from, .line = true, .eof = mark || !ends_line(t, data[i])};
+        /* A last line without an end was there before canonical mode was switched on: it reads like one with
+         * a mark. */
+        p[(*n)++] = (struct tty_piece){.data = data + from,
+                                       .len = i + !mark - from,
+                                       .line = true,
+                                       .eof = mark || !ends_line(t, data[i])};
         from = i + 1;
     }
 }
@@ -78,7 +84,8 @@ int tty_input_split(const struct termios2 *t, const uint8_t *data, size_t len, s
 }
 
 /* Bytes that occur nowhere and mean nothing, from the top: rare in text of any encoding. */
-static int choose(const struct termios2 *t, const struct tty_piece *pieces, size_t n, uint8_t *out, int wanted)
+static int choose(const struct termios2 *t, const struct tty_piece *pieces, size_t n, uint8_t *out,
+                  int wanted)
 {
     bool used[256] = {[0] = true};
 
@@ -93,7 +100,8 @@ static int choose(const struct termios2 *t, const struct tty_piece *pieces, size
     return wanted == 0 ? 0 : -1;
 }
 
-static void type_piece(const struct termios2 *t, const struct tty_piece *p, uint8_t eof, uint8_t quote, struct tty_refill *r)
+static void type_piece(const struct termios2 *t, const struct tty_piece *p, uint8_t eof, uint8_t quote,
+                       struct tty_refill *r)
 {
     for (size_t i = 0; i < p->len; i++) {
         bool end = p->line && !p->eof && i + 1 == p->len;

@@ -1,8 +1,8 @@
 /*
- * Locks are taken by the processes that held them, through their own fd numbers: a POSIX lock belongs to whoever asks,
- * and a lease remembers the fd number for siginfo's si_fd. A lease that was being broken is broken again
- * by an open(2) that does not wait; the program was told of it before the checkpoint, so the signal of this
- * second time goes to nobody.
+ * Locks are taken by the processes that held them, through their own fd numbers: a POSIX lock belongs to
+ * whoever asks, and a lease remembers the fd number for siginfo's si_fd. A lease that was being broken is
+ * broken again by an open(2) that does not wait; the program was told of it before the checkpoint, so the
+ * signal of this second time goes to nobody.
  */
 #include "restorer/lock.h"
 
@@ -16,7 +16,8 @@
 #include "base/util.h"
 #include "image/lock.h"
 
-static int one_call(struct inj *inj, struct err *err, int64_t *ret, long nr, uint64_t a, uint64_t b, uint64_t c)
+static int one_call(struct inj *inj, struct err *err, int64_t *ret, long nr, uint64_t a, uint64_t b,
+                    uint64_t c)
 {
     *ret = -EIO;
     return inj_syscall(inj, ret, err, nr, (uint64_t[6]){a, b, c});
@@ -27,12 +28,14 @@ static int lock_failed(const struct rproc *p, int fd, int64_t ret, const char *w
     int code = (int)-ret;
 
     if (code == EAGAIN || code == EACCES)
-        return err_set(err, code, "process %d: fd %d: %s: somebody else holds a lock on the file", p->pid, fd, what);
+        return err_set(err, code, "process %d: fd %d: %s: somebody else holds a lock on the file", p->pid, fd,
+                       what);
     return err_set(err, code, "process %d: fd %d: %s: %s", p->pid, fd, what, strerror(code));
 }
 
 /* fcntl(2) with a struct flock, in the process. */
-static int record_lock(struct rproc *p, int fd, int cmd, uint32_t type, uint64_t start, int64_t len, struct err *err)
+static int record_lock(struct rproc *p, int fd, int cmd, uint32_t type, uint64_t start, int64_t len,
+                       struct err *err)
 {
     struct flock fl = {.l_type = (short)type, .l_whence = SEEK_SET, .l_start = (off_t)start, .l_len = len};
     _cleanup_batch_ struct inj_batch b = {0};
@@ -81,9 +84,9 @@ static int set_lease(struct rproc *p, int fd, uint32_t type, struct err *err)
 }
 
 /*
- * Break a lease as it was being broken: an open for writing asks that it goes, one for reading that it becomes a
- * read lease. F_SETLEASE made the process the owner of the description's signals if it had none; signal 0 in F_SETSIG
- * means SIGIO, so the owner is taken away for the moment.
+ * Break a lease as it was being broken: an open for writing asks that it goes, one for reading that it
+ * becomes a read lease. F_SETLEASE made the process the owner of the description's signals if it had none;
+ * signal 0 in F_SETSIG means SIGIO, so the owner is taken away for the moment.
  */
 static int break_lease(struct rproc *p, int fd, uint32_t to, struct err *err)
 {
@@ -105,7 +108,8 @@ static int restore_lock(struct rproc *p, int fd, const FileLock *l, struct err *
 
     switch (l->kind) {
     case FILE_LOCK_FLOCK:
-        if (one_call(&p->inj, err, &ret, SYS_flock, (uint64_t)fd, (l->type == F_WRLCK ? LOCK_EX : LOCK_SH) | LOCK_NB, 0) < 0)
+        if (one_call(&p->inj, err, &ret, SYS_flock, (uint64_t)fd,
+                     (l->type == F_WRLCK ? LOCK_EX : LOCK_SH) | LOCK_NB, 0) < 0)
             return -err->code;
         return inj_failed(ret) ? lock_failed(p, fd, ret, "flock", err) : 0;
     case FILE_LOCK_OFD:

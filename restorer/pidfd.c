@@ -1,7 +1,7 @@
 /*
- * pidfds. The processes of the tree exist when descriptions are made, its other threads do not: a pidfd of such a
- * thread is a placeholder until they do. For a process that was reaped before the checkpoint one is made
- * anew, to live for a moment and end the same way.
+ * pidfds. The processes of the tree exist when descriptions are made, its other threads do not: a pidfd of
+ * such a thread is a placeholder until they do. For a process that was reaped before the checkpoint one is
+ * made anew, to live for a moment and end the same way.
  */
 #include <errno.h>
 #include <fcntl.h>

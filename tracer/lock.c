@@ -1,7 +1,7 @@
 /*
- * Locks on files. The kernel tells them in fdinfo, in the format of /proc/locks (fs/locks.c: show_fd_locks), and
- * there only those of the description asked about and, for POSIX locks, of the descriptor table asked about. So each
- * lock is found where it belongs, without guessing owners from pids.
+ * Locks on files. The kernel tells them in fdinfo, in the format of /proc/locks (fs/locks.c: show_fd_locks),
+ * and there only those of the description asked about and, for POSIX locks, of the descriptor table asked
+ * about. So each lock is found where it belongs, without guessing owners from pids.
  */
 #include "tracer/lock.h"
 
@@ -25,7 +25,8 @@ static bool parse(const char *line, struct lock_line *l)
     unsigned long long start;
 
     /* lock:  1: POSIX  ADVISORY  WRITE 4321 00:2d:1234 0 EOF */
-    if (sscanf(line, "lock: %*d: %11s %11s %11s %*d %*x:%*x:%*u %llu %23s", l->class, l->mode, l->type, &start, end) != 5)
+    if (sscanf(line, "lock: %*d: %11s %11s %11s %*d %*x:%*x:%*u %llu %23s", l->class, l->mode, l->type,
+               &start, end) != 5)
         return false;
     l->start = start;
     l->len = !strcmp(end, "EOF") ? 0 : (int64_t)(strtoull(end, NULL, 10) - start + 1);
@@ -55,7 +56,8 @@ static void add_posix(struct ckpt *c, const struct lock_line *l, uint64_t ofd, F
     arena_push(c->arena, (void ***)&table->locks, &table->n_locks, m);
 }
 
-static void add_ofd(struct ckpt *c, const struct lock_line *l, uint32_t kind, bool breaking, uint32_t type, Ofd *d)
+static void add_ofd(struct ckpt *c, const struct lock_line *l, uint32_t kind, bool breaking, uint32_t type,
+                    Ofd *d)
 {
     for (size_t i = 0; i < d->n_locks; i++) {
         const FileLock *m = d->locks[i];
@@ -76,9 +78,9 @@ static void add_ofd(struct ckpt *c, const struct lock_line *l, uint32_t kind, bo
 }
 
 /*
- * While a lease is being broken the kernel shows what it is to become, not what it is (target_leasetype()). To a
- * read lease only a write lease is broken; a lease that is to go was a write lease unless the file is open for
- * reading only, where a write lease is possible but a read lease what programs ask for.
+ * While a lease is being broken the kernel shows what it is to become, not what it is (target_leasetype()).
+ * To a read lease only a write lease is broken; a lease that is to go was a write lease unless the file is
+ * open for reading only, where a write lease is possible but a read lease what programs ask for.
  */
 static uint32_t broken_lease_type(const struct lock_line *l, uint32_t open_flags)
 {
@@ -87,8 +89,8 @@ static uint32_t broken_lease_type(const struct lock_line *l, uint32_t open_flags
     return F_RDLCK;
 }
 
-static int add(struct ckpt *c, const struct fd_info *fi, const struct lock_line *l, struct ofd *d, FdTable *table,
-               struct err *err)
+static int add(struct ckpt *c, const struct fd_info *fi, const struct lock_line *l, struct ofd *d,
+               FdTable *table, struct err *err)
 {
     bool breaking = !strcmp(l->mode, "BREAKING");
 
@@ -110,7 +112,8 @@ int collect_locks(struct ckpt *c, const struct fd_info *fi, struct ofd *d, FdTab
 {
     struct lock_line l;
 
-    for (const char *line = fi->fdinfo; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
+    for (const char *line = fi->fdinfo; line && *line;
+         line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
         if (strncmp(line, "lock:", 5))
             continue;
         if (!parse(line, &l))

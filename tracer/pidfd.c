@@ -1,7 +1,7 @@
 /*
  * pidfds. fdinfo tells the process or thread; one that is not in the tree could be any other program after
- * a restart, so it is refused. A pidfd outlives its process: one that was reaped already is kept with its exit
- * status, where the kernel still tells it (6.15).
+ * a restart, so it is refused. A pidfd outlives its process: one that was reaped already is kept with its
+ * exit status, where the kernel still tells it (6.15).
  */
 #include <errno.h>
 #include <fcntl.h>

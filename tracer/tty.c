@@ -1,8 +1,8 @@
 /*
- * Terminals. The two ends of a pseudo-terminal are one object, known by its number in its devpts. If a process of the
- * tree holds the master, the tree is the terminal, and all of it is saved. If not, somebody outside
- * is: a user's terminal, for which dmtcp_restart's own stands in; then only its mode and size are of interest.
- * Which of the two it is shows when all descriptors have been seen (match).
+ * Terminals. The two ends of a pseudo-terminal are one object, known by its number in its devpts. If a
+ * process of the tree holds the master, the tree is the terminal, and all of it is saved. If not, somebody
+ * outside is: a user's terminal, for which dmtcp_restart's own stands in; then only its mode and size are of
+ * interest. Which of the two it is shows when all descriptors have been seen (match).
  */
 #include "tracer/tty.h"
 
@@ -21,10 +21,10 @@
 #define TIOCGPTPEER _IO('T', 0x41)
 #endif
 
-#define MAJOR_TTY   4   /* virtual consoles and serial lines */
-#define MAJOR_AUX   5   /* /dev/tty, /dev/console, /dev/ptmx */
-#define MAJOR_PTS   136 /* to 143 */
-#define MINOR_PTMX  2
+#define MAJOR_TTY  4   /* virtual consoles and serial lines */
+#define MAJOR_AUX  5   /* /dev/tty, /dev/console, /dev/ptmx */
+#define MAJOR_PTS  136 /* to 143 */
+#define MINOR_PTMX 2
 
 static bool is_pts(dev_t rdev)
 {
@@ -43,8 +43,8 @@ static bool tty_probe(const struct fd_info *fi)
 
     if (!S_ISCHR(fi->st.st_mode) || (fi->flags & O_PATH))
         return false;
-    return m == MAJOR_TTY || (m == MAJOR_AUX && minor(fi->st.st_rdev) <= MINOR_PTMX) || is_pts(fi->st.st_rdev) ||
-           m == 188 || m == 204 || m == 229;
+    return m == MAJOR_TTY || (m == MAJOR_AUX && minor(fi->st.st_rdev) <= MINOR_PTMX) ||
+           is_pts(fi->st.st_rdev) || m == 188 || m == 204 || m == 229;
 }
 
 /* The file system and number of a master's slave, whether or not that may be opened. */
@@ -60,7 +60,8 @@ static int master_slave(const struct fd_info *fi, struct stat *st, struct err *e
     return 0;
 }
 
-/* /dev/tty and /dev/console stand for another one. The devpts of the process tells which /dev/pts/N is meant. */
+/* /dev/tty and /dev/console stand for another one. The devpts of the process tells which /dev/pts/N is meant.
+ */
 static int real_device(const struct fd_info *fi, dev_t *rdev, dev_t *dev, struct err *err)
 {
     _cleanup_close_ int fd = ckpt_get_fd(fi->proc, fi->fd, err);
@@ -169,7 +170,8 @@ static int get_slave_state(const struct tty_seen *seen, Tty *m, struct err *err)
     if (fd < 0)
         return fd;
     if (ioctl(fd, TIOCGETD, &n) == 0 && n != 0)
-        return err_set(err, EOPNOTSUPP, "the terminal has line discipline %d; only the usual one can be saved", n);
+        return err_set(err, EOPNOTSUPP,
+                       "the terminal has line discipline %d; only the usual one can be saved", n);
     m->exclusive = ioctl(fd, TIOCGEXCL, &n) == 0 && n;
     return 0;
 }
@@ -218,8 +220,8 @@ static int tty_wrap(const struct object *o, const struct tty_seen *seen, struct 
 {
     const struct proc *p = seen->master ? seen->master : seen->slave;
 
-    return err_wrap(err, "process %d: fd %d: terminal %u:%u", p->pid, seen->master ? seen->master_fd : seen->slave_fd,
-                    major(o->ino), minor(o->ino));
+    return err_wrap(err, "process %d: fd %d: terminal %u:%u", p->pid,
+                    seen->master ? seen->master_fd : seen->slave_fd, major(o->ino), minor(o->ino));
 }
 
 static int tty_match(struct ckpt *c, struct object *o, struct err *err)

@@ -1,4 +1,5 @@
-/* What the two files about terminals share: tty.c (which, and in what state) and ttyqueue.c (what waits in them). */
+/* What the two files about terminals share: tty.c (which, and in what state) and ttyqueue.c (what waits in
+ * them). */
 #ifndef TRACER_TTY_H
 #define TRACER_TTY_H
 
@@ -18,8 +19,8 @@ struct tty_seen {
 };
 
 /*
- * Save what waits in a pseudo-terminal of the tree, in both directions, into m. Terminals have no way to peek: it is
- * taken and put back in one batch, which the parasite finishes whatever becomes of the tracer.
+ * Save what waits in a pseudo-terminal of the tree, in both directions, into m. Terminals have no way to
+ * peek: it is taken and put back in one batch, which the parasite finishes whatever becomes of the tracer.
  */
 int tty_save_queues(struct ckpt *c, const struct tty_seen *seen, Tty *m, struct err *err);
 

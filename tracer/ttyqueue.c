@@ -1,15 +1,15 @@
 /*
- * What waits in a pseudo-terminal: input that the slave has not read and output that the master has not read. The kernel
- * offers no way to look at it, so it is taken and put back, by the process that holds the master: its
- * parasite opens the slave for itself (TIOCGPTPEER), switches the line discipline to raw, reads until nothing is
- * left, and types all of it again (base/ttyinput.h). That is one batch. Once started it runs to its end even if the
- * tracer is killed, so nothing is ever lost on the way.
+ * What waits in a pseudo-terminal: input that the slave has not read and output that the master has not read.
+ * The kernel offers no way to look at it, so it is taken and put back, by the process that holds the master:
+ * its parasite opens the slave for itself (TIOCGPTPEER), switches the line discipline to raw, reads until
+ * nothing is left, and types all of it again (base/ttyinput.h). That is one batch. Once started it runs to
+ * its end even if the tracer is killed, so nothing is ever lost on the way.
  *
- * The first batch cannot know what it will find, so it types the bytes as they came. Where that is not the same (an
- * end-of-file character typed in the middle, a quoted newline, more input than the line discipline holds), a second
- * one takes it again and does it right; killed exactly between the two, the tracer leaves a terminal whose input
- * has lost such a mark. A terminal that was stopped (^S) is stopped again by a batch of its own: killed just before
- * that, the tracer leaves it running.
+ * The first batch cannot know what it will find, so it types the bytes as they came. Where that is not the
+ * same (an end-of-file character typed in the middle, a quoted newline, more input than the line discipline
+ * holds), a second one takes it again and does it right; killed exactly between the two, the tracer leaves a
+ * terminal whose input has lost such a mark. A terminal that was stopped (^S) is stopped again by a batch of
+ * its own: killed just before that, the tracer leaves it running.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -45,7 +45,7 @@ struct job {
     int fd;            /* the tracer's copy of the master */
     bool with_input, with_output;
     struct taken input, output;
-    uint64_t counted;  /* address of what FIONREAD said */
+    uint64_t counted; /* address of what FIONREAD said */
     uint32_t open_call, readable, writable;
 };
 
@@ -88,14 +88,15 @@ static void type(struct job *j, const void *bytes, size_t n)
 }
 
 /*
- * Both ends open and not blocking, packet mode off so that nothing that follows is reported to the master. The slave's
- * number must be known for poll(2), and dup3 gives it one that is free.
+ * Both ends open and not blocking, packet mode off so that nothing that follows is reported to the master.
+ * The slave's number must be known for poll(2), and dup3 gives it one that is free.
  */
 static void open_both(struct job *j)
 {
     if (j->m->locked)
         ioctl_int(j, BLOB_MUST, TIOCSPTLCK, 0);
-    j->open_call = inj_call(&j->b, BLOB_MUST, SYS_ioctl, j->master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    j->open_call = inj_call(&j->b, BLOB_MUST, SYS_ioctl, j->master, TIOCGPTPEER,
+                            O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
     inj_call(&j->b, BLOB_MUST | BLOB_ARG_RET(0), SYS_dup3, j->open_call, j->slave, O_CLOEXEC);
     inj_call(&j->b, BLOB_ARG_RET(0), SYS_close, j->open_call);
     inj_call(&j->b, BLOB_MUST, SYS_fcntl, j->master, F_SETFL, j->seen->master_flags | O_NONBLOCK);
@@ -104,9 +105,9 @@ static void open_both(struct job *j)
 }
 
 /*
- * A slave that is closed for the last time hangs up the master, which must not happen to one that nobody has opened
- * yet. An open that fails (for the lock) marks the slave with TTY_IO_ERROR, and then its close says nothing
- * (pty.c: pty_open, pty_close).
+ * A slave that is closed for the last time hangs up the master, which must not happen to one that nobody has
+ * opened yet. An open that fails (for the lock) marks the slave with TTY_IO_ERROR, and then its close says
+ * nothing (pty.c: pty_open, pty_close).
  */
 static void close_both(struct job *j)
 {
@@ -141,7 +142,8 @@ static void put_back(struct job *j, struct taken *t, int fd, bool wait)
     }
 }
 
-/* The output flows: ^S and TCOOFF are undone. The caller finds out whether it was stopped and stops it again. */
+/* The output flows: ^S and TCOOFF are undone. The caller finds out whether it was stopped and stops it again.
+ */
 static void open_gate(struct job *j, const struct tty_refill *r)
 {
     inj_call(&j->b, 0, SYS_ioctl, j->slave, TCXONC, TCOON);
@@ -170,8 +172,9 @@ static void type_backlog(struct job *j, const ProtobufCBinaryData *backlog)
 }
 
 /*
- * Take input or output or both and put them back. The output comes out first and goes back last, so that in between
- * its queue has room and a slave that cannot be written to is one that was stopped. typed NULL: as it was taken.
+ * Take input or output or both and put them back. The output comes out first and goes back last, so that in
+ * between its queue has room and a slave that cannot be written to is one that was stopped. typed NULL: as it
+ * was taken.
  */
 static void add_exchange(struct job *j, const struct tty_refill *r, const struct tty_refill *typed)
 {
@@ -231,7 +234,8 @@ static int run(struct job *j, const char *what, struct err *err)
 }
 
 /* All that was read, one after the other. */
-static int gather(struct job *j, const struct taken *t, struct arena *a, ProtobufCBinaryData *all, struct err *err)
+static int gather(struct job *j, const struct taken *t, struct arena *a, ProtobufCBinaryData *all,
+                  struct err *err)
 {
     *all = (ProtobufCBinaryData){.data = arena_alloc(a, READS * CHUNK)};
     if (!all->data)
@@ -270,8 +274,8 @@ static int put_rest(struct job *j, const struct taken *t, struct err *err)
     return 0;
 }
 
-static int exchange(struct job *j, const struct tty_refill *r, const struct tty_refill *typed, const char *what,
-                    struct err *err)
+static int exchange(struct job *j, const struct tty_refill *r, const struct tty_refill *typed,
+                    const char *what, struct err *err)
 {
     inj_reset(&j->b);
     open_both(j);
@@ -309,8 +313,8 @@ static int keep_input(struct ckpt *c, struct job *j, const struct tty_refill *pl
     if (gather(j, &j->input, c->arena, &all, err) < 0)
         return -err->code;
     memcpy(&counted, inj_at(&j->b, j->counted), sizeof(counted));
-    if (tty_input_split(&j->termios, all.data, all.len, (size_t)(counted > 0 ? counted : 0), polled(j, j->readable),
-                        &pieces, &n, err) < 0 ||
+    if (tty_input_split(&j->termios, all.data, all.len, (size_t)(counted > 0 ? counted : 0),
+                        polled(j, j->readable), &pieces, &n, err) < 0 ||
         tty_refill_make(&j->termios, pieces, n, &exact, err) < 0)
         return -err->code;
     keep_pieces(c, j->m, pieces, n);
@@ -402,7 +406,8 @@ static int set_exclusive(const struct tty_seen *seen, bool on, struct err *err)
 
 int tty_save_queues(struct ckpt *c, const struct tty_seen *seen, Tty *m, struct err *err)
 {
-    __attribute__((cleanup(job_end))) struct job j = {.seen = seen, .m = m, .master = seen->master_fd, .fd = -1};
+    __attribute__((cleanup(job_end))) struct job j = {
+        .seen = seen, .m = m, .master = seen->master_fd, .fd = -1};
     struct pollfd p = {.events = POLLIN | POLLPRI};
     struct err later;
     int r;
@@ -419,7 +424,8 @@ int tty_save_queues(struct ckpt *c, const struct tty_seen *seen, Tty *m, struct 
     if (!j.with_input && !j.with_output)
         return 0;
     if ((seen->master_flags & O_ACCMODE) != O_RDWR)
-        return err_set(err, EOPNOTSUPP, "the master is not open for reading and writing, so what waits cannot be seen");
+        return err_set(err, EOPNOTSUPP,
+                       "the master is not open for reading and writing, so what waits cannot be seen");
     j.slave = spare_fd(c, seen->master);
     if (inj_begin(&j.b, &seen->master->inj, err) < 0)
         return -err->code;
