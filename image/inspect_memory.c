@@ -83,7 +83,7 @@ void inspect_memory(FILE *out, const struct set *s, const struct view *v)
 
     c = image_chunks(v->img, IMAGE_SPACE_PRIVATE, &n);
     fprintf(out, "  memory: %zu mappings ", mm->n_vmas);
-    print_message(out, &mm->base, apart, &limits);
+    print_fields(out, &mm->base, apart, &limits);
     fputs("\n    address                   perm       size    in image  what\n", out);
     for (size_t i = 0; i < mm->n_vmas; i++) {
         const Vma *m = mm->vmas[i];

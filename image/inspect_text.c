@@ -132,7 +132,7 @@ static void print_thread(FILE *out, const Thread *t, const struct inspect_option
     fprintf(out, "  thread %d ", t->tid);
     print_binary(out, &t->comm);
     fputs(": ", out);
-    print_message(out, &t->base, apart, &o->limits);
+    print_fields(out, &t->base, apart, &o->limits);
     fputc('\n', out);
     for (size_t i = 0; i < limit; i++) {
         const Frame *f = t->backtrace[i];
@@ -178,7 +178,7 @@ static void print_fd(FILE *out, const struct set *s, const struct view *v, const
     print_object(out, set_object(s, v, reflect_uint(ofd->message, "object")),
                  reflect_uint(ofd->message, "object"));
     fputc(' ', out);
-    print_message(out, ofd->message, apart, &o->limits);
+    print_fields(out, ofd->message, apart, &o->limits);
     fputc('\n', out);
 }
 
@@ -192,7 +192,7 @@ static void print_fds(FILE *out, const struct set *s, const struct view *v, cons
         return;
     }
     fprintf(out, "  files: %zu ", v->fdtable->n_fds);
-    print_message(out, &v->fdtable->base, apart, &o->limits);
+    print_fields(out, &v->fdtable->base, apart, &o->limits);
     fputc('\n', out);
     for (size_t i = 0; i < v->fdtable->n_fds; i++)
         print_fd(out, s, v, v->fdtable->fds[i], o);
@@ -207,7 +207,7 @@ static void print_record(FILE *out, const struct image_record *r, const Protobuf
         return;
     }
     fputs(r->kind < KIND_OFD ? ": " : " ", out);
-    print_message(out, m, NULL, &o->limits);
+    print_fields(out, m, NULL, &o->limits);
     fputc('\n', out);
 }
 

@@ -118,7 +118,7 @@ static void print_value(FILE *out, const char *name, const struct reflect_value 
     case REFLECT_MESSAGE:
     default:
         fputc('{', out);
-        print_message(out, v->message, NULL, limits);
+        print_fields(out, v->message, NULL, limits);
         fputc('}', out);
         return;
     }
@@ -150,8 +150,8 @@ static bool skipped(const char *name, const char *const *skip)
     return false;
 }
 
-void print_message(FILE *out, const ProtobufCMessage *m, const char *const *skip,
-                   const struct print_limits *limits)
+void print_fields(FILE *out, const ProtobufCMessage *m, const char *const *skip,
+                  const struct print_limits *limits)
 {
     const char *space = "";
 
@@ -183,7 +183,7 @@ json_t *print_json_bytes(const void *bytes, size_t len)
     while (i < len && (n = s[i] == '\n' || s[i] == '\t' ? 1 : printable(s + i, len - i)))
         i += n;
     if (i >= len)
-        return json_stringn_nocheck((const char *)s, len);
+        return json_stringn_nocheck(len ? (const char *)s : "", len);
     hex = malloc(len * 2 + 1);
     if (!hex)
         return NULL;

@@ -25,8 +25,8 @@ void print_text(FILE *out, const void *bytes, size_t len);
  * One line without its end: name=value for all fields that say something, but those called `skip` (NULL
  * or a list that ends with NULL). Lists in [], messages in {}.
  */
-void print_message(FILE *out, const ProtobufCMessage *m, const char *const *skip,
-                   const struct print_limits *limits);
+void print_fields(FILE *out, const ProtobufCMessage *m, const char *const *skip,
+                  const struct print_limits *limits);
 
 /* 1234 -> "1.2 KiB". Returns buf. */
 const char *print_size(char buf[16], uint64_t bytes);

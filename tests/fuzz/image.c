@@ -1,35 +1,42 @@
 /*
  * Fuzz target: an image file. Opens it, unpacks every record, checks and reads every chunk: all that a
- * restart does with it before it believes anything.
+ * restart does with it before it believes anything. And shows it in all ways dmtcp_inspect has.
  */
 #include <fcntl.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/util.h"
 #include "image/image.h"
-#include "image/kinds.h"
+#include "image/inspect.h"
 #include "tests/unit/image_seal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t max);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max, unsigned seed);
 
-static void read_records(const struct image *img)
+/* set_add_image() unpacks all records; it wants a path, so that is how it gets the same file again. */
+static void show(int fd)
 {
-    const struct image_record *records;
+    struct inspect_options options = {.limits = {.elements = 16, .bytes = 80}};
+    struct set set = {0};
+    char path[32], *text = NULL;
+    size_t len;
     struct err err;
-    size_t n;
+    FILE *out = open_memstream(&text, &len);
 
-    records = image_records(img, &n);
-    for (size_t i = 0; i < n; i++) {
-        const ProtobufCMessageDescriptor *d = kind_message(records[i].kind);
-        ProtobufCMessage *m = d ? image_unpack(img, &records[i], d, &err) : NULL;
-
-        if (m)
-            protobuf_c_message_free_unpacked(m, NULL);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (out && set_add_image(&set, path, &err) == 0 && set_ready(&set, &err) == 0) {
+        inspect_text(out, &set, &options);
+        inspect_dot(out, &set);
+        inspect_json(out, &set, &err);
     }
+    if (out)
+        fclose(out);
+    free(text);
+    set_free(&set);
 }
 
 static void read_chunks(struct image *img)
@@ -57,7 +64,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             close(fd);
         return 0;
     }
-    read_records(img);
+    show(fd);
     read_chunks(img);
     image_verify(img, &err);
     image_free(img);
