@@ -10,6 +10,9 @@
  * holds), a second one takes it again and does it right; killed exactly between the two, the tracer leaves a
  * terminal whose input has lost such a mark. A terminal that was stopped (^S) is stopped again by a batch of
  * its own: killed just before that, the tracer leaves it running.
+ *
+ * A master that does not read while the slave writes as much as fits is jammed: to put that much back takes
+ * as many steps as the kernel needs to move it along. Then a helper process does it (guard.h).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -20,15 +23,18 @@
 
 #include "base/ttyinput.h"
 #include "base/util.h"
+#include "tracer/guard.h"
 #include "tracer/tty.h"
 
 #ifndef TIOCGPTPEER
 #define TIOCGPTPEER _IO('T', 0x41)
 #endif
 
-#define READS   96u /* the flip buffers hold 64 KiB (tty_buffer.c), the discipline 4 KiB */
+#define READS                                                                                                \
+    64u /* pty.c gives the flip buffers 8 KiB, which may come in pieces of 256; the discipline holds 4 KiB   \
+         */
 #define CHUNK   4096u
-#define WAIT_MS 2000
+#define WAIT_MS 200
 
 /* Buffers in the area, and the calls that fill and empty them. */
 struct taken {
@@ -43,7 +49,7 @@ struct job {
     struct inj_batch b;
     int master, slave; /* fds in the process that holds the master */
     int fd;            /* the tracer's copy of the master */
-    bool with_input, with_output;
+    bool with_input, with_output, jammed;
     struct taken input, output;
     uint64_t counted; /* address of what FIONREAD said */
     uint32_t open_call, readable, writable;
@@ -136,7 +142,7 @@ static void take(struct job *j, struct taken *t, int fd)
 static void put_back(struct job *j, struct taken *t, int fd, bool wait)
 {
     for (uint32_t i = 0; i < READS; i++) {
-        if (wait && i < 24)
+        if (wait && i < 4)
             poll_slave(j, POLLOUT, WAIT_MS);
         t->written[i] = inj_call(&j->b, BLOB_ARG_RET(2), SYS_write, fd, t->data[i], t->read[i]);
     }
@@ -166,7 +172,7 @@ static void type_backlog(struct job *j, const ProtobufCBinaryData *backlog)
     struct pollfd p = {.fd = j->master, .events = POLLOUT};
 
     for (size_t at = 0; at < backlog->len; at += CHUNK) {
-        inj_call(&j->b, 0, SYS_poll, inj_data(&j->b, &p, sizeof(p)), 1, WAIT_MS);
+        inj_call(&j->b, 0, SYS_poll, inj_data(&j->b, &p, sizeof(p)), 1, WAIT_MS / 10);
         type(j, backlog->data + at, backlog->len - at < CHUNK ? backlog->len - at : CHUNK);
     }
 }
@@ -200,7 +206,7 @@ static void add_exchange(struct job *j, const struct tty_refill *r, const struct
             put_back(j, &j->input, j->master, false);
     }
     open_gate(j, r);
-    if (j->with_output)
+    if (j->with_output && !j->jammed)
         put_back(j, &j->output, j->slave, true);
     set_termios(j, 0, &j->termios);
     if (typed)
@@ -274,6 +280,71 @@ static int put_rest(struct job *j, const struct taken *t, struct err *err)
     return 0;
 }
 
+/* Write all that fits; what does not within the time is left. Returns how much was written. */
+static size_t put_slowly(int fd, const uint8_t *data, size_t len)
+{
+    size_t put = 0;
+
+    while (put < len) {
+        /*
+         * The kernel takes pieces until they are more than its limit. Small ones leave no gaps, and a last
+         * one of almost half a page goes as far beyond the limit as any program can have come.
+         */
+        size_t piece = put == 0 ? TTY_INPUT_MAX + 1 : len - put > 1792 ? 256 : len - put;
+        struct pollfd p = {.fd = fd, .events = POLLOUT};
+        ssize_t n;
+
+        poll(&p, 1, WAIT_MS);
+        n = write(fd, data + put, piece < len - put ? piece : len - put);
+        if (n <= 0)
+            break;
+        put += (size_t)n;
+    }
+    return put;
+}
+
+/*
+ * The output of a jammed terminal. Echoes that had to wait for room come out now; they are put behind it, and
+ * lost if there is no room for them.
+ */
+static int put_jammed(struct job *j, const ProtobufCBinaryData *output, struct err *err)
+{
+    _cleanup_close_ int slave = ioctl(j->fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
+    struct termios2 raw = j->termios;
+    struct pollfd p = {.fd = j->fd, .events = POLLIN};
+    uint8_t echo[CHUNK];
+    ssize_t n = 0;
+    size_t put;
+
+    if (slave < 0)
+        return err_errno(err, "opening the slave");
+    raw.c_oflag = 0;
+    ioctl(j->fd, TIOCPKT, &(int){0});
+    ioctl(slave, TCSETS2, &raw);
+    if (poll(&p, 1, 0) > 0)
+        n = read(j->fd, echo, sizeof(echo));
+    put = put_slowly(slave, output->data, output->len);
+    if (n > 0)
+        put_slowly(slave, echo, (size_t)n);
+    ioctl(slave, TCSETS2, &j->termios);
+    if (j->m->packet)
+        ioctl(j->fd, TIOCPKT, &(int){1});
+    if (put < output->len)
+        return err_set(err, EIO, "of %zu bytes that waited in the terminal %zu could not be put back",
+                       output->len, output->len - put);
+    return 0;
+}
+
+/* After an exchange: the output is in again, and in m. */
+static int settle_output(struct ckpt *c, struct job *j, struct err *err)
+{
+    if (!j->with_output)
+        return 0;
+    if (gather(j, &j->output, c->arena, &j->m->output, err) < 0)
+        return -err->code;
+    return j->jammed ? put_jammed(j, &j->m->output, err) : put_rest(j, &j->output, err);
+}
+
 static int exchange(struct job *j, const struct tty_refill *r, const struct tty_refill *typed,
                     const char *what, struct err *err)
 {
@@ -324,7 +395,7 @@ static int keep_input(struct ckpt *c, struct job *j, const struct tty_refill *pl
         return put_rest(j, &j->input, err);
     if (exchange(j, &exact, &exact, "putting the terminal's input back", err) < 0)
         return -err->code;
-    return j->with_output ? put_rest(j, &j->output, err) : 0;
+    return settle_output(c, j, err);
 }
 
 static int save_queues(struct ckpt *c, struct job *j, struct err *err)
@@ -335,8 +406,7 @@ static int save_queues(struct ckpt *c, struct job *j, struct err *err)
         exchange(j, &plain, NULL, "looking at what waits in the terminal", err) < 0)
         return -err->code;
     j->m->stopped = !polled(j, j->writable);
-    if (j->with_output &&
-        (gather(j, &j->output, c->arena, &j->m->output, err) < 0 || put_rest(j, &j->output, err) < 0))
+    if (settle_output(c, j, err) < 0)
         return -err->code;
     return j->with_input ? keep_input(c, j, &plain, err) : 0;
 }
@@ -404,13 +474,66 @@ static int set_exclusive(const struct tty_seen *seen, bool on, struct err *err)
     return ioctl(slave, on ? TIOCEXCL : TIOCNXCL) < 0 ? err_errno(err, "TIOCEXCL") : 0;
 }
 
+/* In a helper process: the same, and what was found goes to the tracer as a message. */
+#define FOUND_MAX (256u << 10)
+
+struct helped {
+    struct ckpt *c;
+    struct job *job;
+    struct found {
+        size_t len;
+        uint8_t data[FOUND_MAX];
+    } * found;
+};
+
+static int save_helped(void *arg, struct err *err)
+{
+    struct helped *h = arg;
+
+    if (save_queues(h->c, h->job, err) < 0)
+        return -err->code;
+    if (tty__get_packed_size(h->job->m) > FOUND_MAX)
+        return err_set(err, E2BIG, "more waits in the terminal than can be");
+    h->found->len = tty__pack(h->job->m, h->found->data);
+    return 0;
+}
+
+static void *from_arena(void *arena, size_t n)
+{
+    return arena_alloc(arena, n);
+}
+
+static void leave_it(void *arena, void *p)
+{
+}
+
+static int save_jammed(struct ckpt *c, struct job *j, struct err *err)
+{
+    ProtobufCAllocator in_arena = {from_arena, leave_it, c->arena};
+    struct helped h = {c, j, guard_alloc(sizeof(struct found))};
+    Tty *m = NULL;
+    int r;
+
+    if (!h.found)
+        return err_set(err, ENOMEM, "out of memory");
+    r = guarded(save_helped, &h, err);
+    if (r == 0)
+        m = tty__unpack(&in_arena, h.found->len, h.found->data);
+    if (m)
+        *j->m = *m;
+    else if (r == 0)
+        r = err_set(err, ENOMEM, "out of memory");
+    guard_free(h.found, sizeof(struct found));
+    return r;
+}
+
 int tty_save_queues(struct ckpt *c, const struct tty_seen *seen, Tty *m, struct err *err)
 {
     __attribute__((cleanup(job_end))) struct job j = {
         .seen = seen, .m = m, .master = seen->master_fd, .fd = -1};
     struct pollfd p = {.events = POLLIN | POLLPRI};
     struct err later;
-    int r;
+    int r, waiting = 0;
 
     memcpy(&j.termios, m->termios.data, sizeof(j.termios));
     j.fd = p.fd = ckpt_get_fd(seen->master, seen->master_fd, err);
@@ -431,7 +554,8 @@ int tty_save_queues(struct ckpt *c, const struct tty_seen *seen, Tty *m, struct 
         return -err->code;
     if (m->exclusive && set_exclusive(seen, false, err) < 0)
         return -err->code;
-    r = save_queues(c, &j, err);
+    j.jammed = j.with_output && ioctl(j.fd, FIONREAD, &waiting) == 0 && waiting > (int)TTY_INPUT_MAX;
+    r = j.jammed ? save_jammed(c, &j, err) : save_queues(c, &j, err);
     if (r == 0)
         r = stop_again(&j, err);
     if (m->exclusive && set_exclusive(seen, true, r < 0 ? &later : err) < 0 && r == 0)
