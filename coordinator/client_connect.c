@@ -108,17 +108,10 @@ static int join(struct coord **out, const struct options *o, int port, const cha
 static int read_ready(int fd, int *port, struct err *err)
 {
     char text[1000];
-    size_t n = 0;
-    ssize_t got;
+    ssize_t n = spawn_read(fd, text, sizeof(text));
 
-    while (n < sizeof(text) - 1 && (got = read(fd, text + n, sizeof(text) - 1 - n)) != 0) {
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            return err_errno(err, "starting a coordinator");
-        n += (size_t)got;
-    }
-    text[n] = '\0';
+    if (n < 0)
+        return err_set(err, (int)-n, "starting a coordinator: %s", strerror((int)-n));
     if (sscanf(text, "port %d", port) == 1)
         return 0;
     return err_set(err, strstr(text, strerror(EADDRINUSE)) ? EADDRINUSE : EIO, "starting a coordinator: %s",

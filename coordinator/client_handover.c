@@ -73,15 +73,10 @@ int coord_tracer_started(int status, struct err *err)
 {
     _cleanup_close_ int fd = status;
     char text[1000];
-    size_t n = 0;
-    ssize_t got;
+    ssize_t n = spawn_read(fd, text, sizeof(text));
 
-    while (n < sizeof(text) - 1 && (got = read(fd, text + n, sizeof(text) - 1 - n)) != 0) {
-        if (got < 0 && errno != EINTR)
-            return err_errno(err, "starting dmtcp_tracer");
-        n += got > 0 ? (size_t)got : 0;
-    }
-    text[n] = '\0';
+    if (n < 0)
+        return err_set(err, (int)-n, "starting dmtcp_tracer: %s", strerror((int)-n));
     if (!strcmp(text, STARTED_OK))
         return 0;
     text[strcspn(text, "\n")] = '\0';

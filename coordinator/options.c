@@ -186,7 +186,7 @@ int options_take(struct options *o, int opt, const char *arg, struct err *err)
 }
 
 /* Absolute without asking the file system more than where we are: the directory may be made later. */
-static int make_absolute(char **path, struct err *err)
+int options_absolute(char **path, struct err *err)
 {
     _cleanup_free_ char *cwd = NULL;
     char *full;
@@ -210,7 +210,7 @@ int options_finish(struct options *o, struct err *err)
 
     log_init(o->program, o->quiet);
     for (size_t i = 0; i < ARRAY_SIZE(paths); i++)
-        if (make_absolute(paths[i], err) < 0)
+        if (options_absolute(paths[i], err) < 0)
             return -err->code;
     return 0;
 }

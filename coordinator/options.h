@@ -83,6 +83,9 @@ int options_take(struct options *o, int opt, const char *arg, struct err *err);
 int options_finish(struct options *o, struct err *err);
 void options_free(struct options *o);
 
+/* Replace *path (in fresh memory, or NULL) by its absolute form, before a chdir. */
+int options_absolute(char **path, struct err *err);
+
 /* A decimal number within bounds; 0 or -EINVAL with err "WHAT: ...". For the commands' own options. */
 int options_number(const char *what, const char *text, long min, long max, long *value, struct err *err);
 

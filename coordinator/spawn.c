@@ -105,6 +105,20 @@ int spawn_detached(const char *path, char *const argv[], const int *fds, int n, 
     return 0;
 }
 
+ssize_t spawn_read(int fd, char *text, size_t size)
+{
+    size_t n = 0;
+    ssize_t got;
+
+    while (n < size - 1 && (got = read(fd, text + n, size - 1 - n)) != 0) {
+        if (got < 0 && errno != EINTR)
+            return -errno;
+        n += got > 0 ? (size_t)got : 0;
+    }
+    text[n] = '\0';
+    return (ssize_t)n;
+}
+
 char *coord_find_program(const char *name, const char *module, struct err *err)
 {
     _cleanup_free_ char *self = readlink_dup("/proc/self/exe");

@@ -6,6 +6,8 @@
 #ifndef COORDINATOR_SPAWN_H
 #define COORDINATOR_SPAWN_H
 
+#include <sys/types.h>
+
 #include "base/err.h"
 
 #define SPAWN_FIRST_FD 3
@@ -17,5 +19,9 @@
  * reads).
  */
 int spawn_detached(const char *path, char *const argv[], const int *fds, int n, struct err *err);
+
+/* All that comes from fd until its end (or until the buffer is full), NUL-terminated; the length, or -errno.
+ */
+ssize_t spawn_read(int fd, char *text, size_t size);
 
 #endif
