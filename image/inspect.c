@@ -42,7 +42,7 @@ static int verify(struct arguments *a, const char *path, struct err *err)
     uint64_t contents = 0;
     size_t records, n;
     const struct image_chunk *c;
-    int r = image_open(&img, path, err);
+    int r = set_open(&img, path, err);
 
     if (r)
         return r;

@@ -45,7 +45,10 @@ struct set {
     size_t n_objects, cap_objects;
 };
 
-/* Open and unpack an image and add it. path "-": standard input. */
+/* image_open(), with "-" for standard input. */
+int set_open(struct image **img, const char *path, struct err *err);
+
+/* Open and unpack an image and add it. */
 int set_add_image(struct set *s, const char *path, struct err *err);
 int set_ready(struct set *s, struct err *err);
 void set_free(struct set *s);

@@ -50,16 +50,17 @@ static int unpack_all(struct view *v, struct err *err)
     return 0;
 }
 
-static int open_path(struct view *v, const char *path, struct err *err)
+int set_open(struct image **img, const char *path, struct err *err)
 {
     int fd;
 
     if (strcmp(path, "-"))
-        return image_open(&v->img, path, err);
+        return image_open(img, path, err);
     fd = dup(STDIN_FILENO);
+    *img = NULL;
     if (fd < 0)
         return err_errno(err, "standard input");
-    if (image_open_fd(&v->img, fd, err) < 0) {
+    if (image_open_fd(img, fd, err) < 0) {
         close(fd);
         return err_wrap(err, "standard input");
     }
@@ -78,7 +79,7 @@ int set_add_image(struct set *s, const char *path, struct err *err)
     v->path = strdup(path);
     if (!v->path)
         err_set(err, ENOMEM, "out of memory");
-    else if (open_path(v, path, err) == 0 && unpack_all(v, err) < 0)
+    else if (set_open(&v->img, path, err) == 0 && unpack_all(v, err) < 0)
         err_wrap(err, "%s", path);
     else if (v->head) {
         s->views[s->n_views++] = v;
