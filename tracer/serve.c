@@ -274,7 +274,7 @@ int tracer_start(struct tracer *t, int config_fd, struct err *err)
         r = trees_take_over(t, config, err);
     wire__tracer_config__free_unpacked(config, NULL);
     if (r == 0 && t->status_fd >= 0) {
-        close(t->status_fd);
+        coord_started(t->status_fd, NULL);
         t->status_fd = -1;
     }
     return r;
