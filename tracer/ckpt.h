@@ -86,6 +86,7 @@ struct fd_info {
     int mnt_id;
     char *fdinfo;      /* the whole text */
     int stream;        /* 0, 1, 2: a standard stream of a launched process leads to the same inode; -1: none does */
+    uint32_t streams;  /* all that do, as bits 1, 2, 4 */
 };
 
 /* A kernel object that fds or mappings refer to; saved once. */
@@ -109,6 +110,7 @@ struct ofd {
     struct object *object;
     struct proc *proc; /* where it was seen first */
     int fd;
+    struct stat st;    /* of its inode */
     struct ofd *next;
 };
 

@@ -14,6 +14,7 @@
 #include "base/util.h"
 #include "tracer/ckpt.h"
 #include "tracer/fdinfo.h"
+#include "tracer/lock.h"
 #include "tracer/procfs.h"
 
 #define KCMP_FILE  0 /* enum kcmp_type; linux/kcmp.h is not in all header packages */
@@ -161,7 +162,7 @@ static int read_table(struct survey *s, struct proc *p, struct err *err)
 {
     _cleanup_close_ int fd_dir = -1, info_dir = -1;
     _cleanup_free_ int *fds = NULL;
-    char path[64], info_path[64];
+    char path[64], info_path[72];
     bool alone = true;
     size_t n;
 
@@ -191,11 +192,14 @@ static void mark_streams(struct survey *s)
 {
     for (size_t i = 0; i < s->n; i++) {
         const struct fd_info *root = &s->all[i]->fi;
-        if (!root->proc->is_root || root->fd > 2 || root->stream >= 0)
+        if (!root->proc->is_root || root->fd > 2 || (root->streams & 1u << root->fd))
             continue;
         for (size_t j = 0; j < s->n; j++) {
             struct fd_info *fi = &s->all[j]->fi;
-            if (fi->st.st_ino == root->st.st_ino && fi->st.st_dev == root->st.st_dev && fi->stream < 0)
+            if (fi->st.st_ino != root->st.st_ino || fi->st.st_dev != root->st.st_dev)
+                continue;
+            fi->streams |= 1u << root->fd;
+            if (fi->stream < 0 || root->fd < fi->stream)
                 fi->stream = root->fd;
         }
     }
@@ -330,7 +334,7 @@ static int make_ofd(struct ckpt *c, struct entry *e, struct err *err)
     if (!d || !m)
         return err_set(err, ENOMEM, "out of memory");
     ofd__init(m);
-    *d = (struct ofd){.msg = m, .object = o, .proc = e->fi.proc, .fd = e->fi.fd};
+    *d = (struct ofd){.msg = m, .object = o, .proc = e->fi.proc, .fd = e->fi.fd, .st = e->fi.st};
     m->id = ++c->next_id;
     m->kind = o->ops->kind;
     m->object = o->id;
@@ -371,6 +375,8 @@ static int build(struct survey *s, struct err *err)
             return ckpt_fd_err(&e->fi, err);
         if (add_to_table(s->c, e, err) < 0)
             return -err->code;
+        if (collect_locks(s->c, &e->fi, e->same->ofd, e->fi.proc->fdtable, err) < 0)
+            return ckpt_fd_err(&e->fi, err);
     }
     return 0;
 }
