@@ -15,6 +15,7 @@
 
 #include "base/util.h"
 #include "image/lock.h"
+#include "restorer/place.h"
 
 static int one_call(struct inj *inj, struct err *err, int64_t *ret, long nr, uint64_t a, uint64_t b,
                     uint64_t c)
@@ -142,24 +143,21 @@ static int restore_owner(struct rproc *p, int fd, const Ofd *m, struct err *err)
 
 static int restore_ofd_locks(struct restore *r, struct rofd *d, struct err *err)
 {
-    struct rproc *p = d->proc;
+    struct rproc *p;
     bool lease = false;
-    int fd;
+    uint32_t fd;
 
     if (!d->msg->n_locks)
         return 0;
-    for (size_t i = 0; !p && i < r->nprocs; i++)
-        if (fd_of(&r->procs[i], d->msg->id) >= 0)
-            p = &r->procs[i];
-    fd = p ? fd_of(p, d->msg->id) : -1;
-    if (fd < 0)
+    p = place_holder(r, d->msg->id, &fd);
+    if (!p)
         return err_set(err, EINVAL, "a lock on an open file that no process has");
     for (size_t i = 0; i < d->msg->n_locks; i++) {
-        if (restore_lock(p, fd, d->msg->locks[i], err) < 0)
+        if (restore_lock(p, (int)fd, d->msg->locks[i], err) < 0)
             return -err->code;
         lease |= d->msg->locks[i]->kind == FILE_LOCK_LEASE;
     }
-    return lease ? restore_owner(p, fd, d->msg, err) : 0;
+    return lease ? restore_owner(p, (int)fd, d->msg, err) : 0;
 }
 
 int restore_locks(struct restore *r, struct err *err)

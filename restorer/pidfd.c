@@ -14,7 +14,7 @@
 
 #include "base/util.h"
 #include "image/pidfd.pb-c.h"
-#include "restorer/restore.h"
+#include "restorer/place.h"
 
 #define PIDFD_THREAD O_EXCL /* linux/pidfd.h */
 
@@ -95,30 +95,6 @@ static struct rproc *proc_of_thread(struct restore *r, pid_t tid)
     return NULL;
 }
 
-/* Put a description at every place where the image has it. */
-static int put_everywhere(struct restore *r, uint64_t ofd, int fd, struct err *err)
-{
-    for (size_t i = 0; i < r->nprocs; i++) {
-        struct rproc *p = &r->procs[i];
-        for (size_t k = 0; p->fdtable && k < p->fdtable->n_fds; k++) {
-            const Fd *f = p->fdtable->fds[k];
-            int remote;
-            int64_t ret;
-            if (f->ofd != ofd)
-                continue;
-            if (inj_send_fds(&p->inj, &fd, &remote, 1, err) < 0 ||
-                inj_syscall(&p->inj, &ret, err, SYS_dup3,
-                            (uint64_t[6]){(uint64_t)remote, f->fd, f->cloexec ? O_CLOEXEC : 0}) < 0)
-                return -err->code;
-            if (inj_failed(ret))
-                return err_set(err, (int)-ret, "process %d: fd %u: %s", p->pid, f->fd, strerror((int)-ret));
-            if (inj_syscall(&p->inj, &ret, err, SYS_close, (uint64_t[6]){(uint64_t)remote}) < 0)
-                return -err->code;
-        }
-    }
-    return 0;
-}
-
 /* Threads exist now, known by the numbers that they have inside. */
 static int pidfd_arm(struct restore *r, struct robject *o, struct err *err)
 {
@@ -140,7 +116,7 @@ static int pidfd_arm(struct restore *r, struct robject *o, struct err *err)
             return err_set(err, (int)-remote, "pidfd_open of thread %d: %s", m->pid, strerror((int)-remote));
         _cleanup_close_ int fd = inj_get_fd(&p->inj, (int)remote, err);
         if (fd < 0 || inj_syscall(&p->inj, &ret, err, SYS_close, (uint64_t[6]){(uint64_t)remote}) < 0 ||
-            put_everywhere(r, d->msg->id, fd, err) < 0)
+            place_everywhere(r, d->msg->id, fd, NULL, NULL, err) < 0)
             return -err->code;
     }
     return 0;
