@@ -58,10 +58,11 @@ int checkpoint_collect(struct checkpoint *k, struct err *err)
         if (collect_process(&k->c, k->c.procs[i], err) < 0)
             return -err->code;
     log_trace("collect: processes");
-    if (collect_sharing(&k->c, err) < 0 || each(k, enter_process, err) < 0)
+    /* Threads first: ptrace cannot ask the one that runs the parasite. */
+    if (collect_sharing(&k->c, err) < 0 || each(k, collect_threads, err) < 0 || each(k, enter_process, err) < 0)
         return -err->code;
     log_trace("collect: parasites are in");
-    if (each(k, collect_threads, err) < 0 || each(k, collect_mm, err) < 0 || each(k, collect_inside, err) < 0)
+    if (each(k, collect_mm, err) < 0 || each(k, collect_inside, err) < 0)
         return -err->code;
     log_trace("collect: threads and mappings");
     if (collect_fds(&k->c, err) < 0)
