@@ -46,6 +46,21 @@ PROGRAMS = [
     Program("sig_itimers"),
     Program("sig_pending"),
     Program("sig_timers"),
+    Program("tree_attr"),
+    Program("tree_cgroup", users=ROOT_ONLY),
+    Program("tree_chroot", users=ROOT_ONLY),
+    Program("tree_creds", users=ROOT_ONLY),
+    Program("tree_exe"),
+    Program("tree_ids"),
+    Program("tree_nodump", refused={"user": "dumpable|ptrace|permitted"}),
+    Program("tree_seccomp", refused={"user": "seccomp"}),
+    Program("tree_seccomp_strict", refused={"user": "seccomp"}),
+    Program("tree_session"),
+    Program("tree_shared"),
+    Program("tree_stopped"),
+    Program("tree_subreaper"),
+    Program("tree_vfork"),
+    Program("tree_zombie"),
 ]
 
 
