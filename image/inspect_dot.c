@@ -1,7 +1,7 @@
 /*
  * Who is related to whom, as a graph for dot(1): processes by parentage, and the objects through which they
- * can talk, which are those that more than one process holds, and sockets with the sockets they are
- * connected to. An object that only one process holds says nothing about the others and is left out.
+ * can talk, which are those that more than one process holds and one can write to, and sockets
+ * with the sockets they are connected to. All else says nothing about who talks to whom and is left out.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -136,12 +136,16 @@ static const struct object *peer_of(const struct set *s, const struct object *o)
     return id ? set_object(s, o->view, id) : NULL;
 }
 
-static bool several_processes(const struct hold *h, size_t n)
+/* Held by several processes, and one of them can write to it. */
+static bool is_channel(const struct hold *h, size_t n)
 {
-    for (size_t i = 1; i < n; i++)
-        if (h[i].view != h[0].view)
-            return true;
-    return false;
+    bool several = false, out = false;
+
+    for (size_t i = 0; i < n; i++) {
+        several |= h[i].view != h[0].view;
+        out |= h[i].out;
+    }
+    return several && out;
 }
 
 /* All holds of one object; those of one process become one edge. */
@@ -150,7 +154,7 @@ static void print_holds(FILE *out, const struct set *s, const struct hold *h, si
     const struct object *o = h[0].object, *peer = peer_of(s, o);
     size_t id = (size_t)(o - s->objects);
 
-    if (!peer && !several_processes(h, n))
+    if (!peer && !is_channel(h, n))
         return;
     fprintf(out, "  o%zu [shape=ellipse, label=\"", id);
     print_label(out, o);

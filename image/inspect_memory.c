@@ -53,15 +53,15 @@ static void print_vma(FILE *out, const struct set *s, const struct view *v, cons
 {
     char size[2][16];
 
-    fprintf(out, "    %012" PRIx64 "-%012" PRIx64 " %c%c%c%c %10s %10s  %s", m->start, m->end,
+    fprintf(out, "    %012" PRIx64 "-%012" PRIx64 " %c%c%c%c %10s %10s  ", m->start, m->end,
             m->prot & PROT_READ ? 'r' : '-', m->prot & PROT_WRITE ? 'w' : '-',
             m->prot & PROT_EXEC ? 'x' : '-', (m->flags & MAP_TYPE) == MAP_PRIVATE ? 'p' : 's',
-            print_size(size[0], m->end - m->start), held ? print_size(size[1], held) : "-",
-            vma_kind_name(m->kind));
+            print_size(size[0], m->end - m->start), held ? print_size(size[1], held) : "-");
     if (m->object) {
-        fputc(' ', out);
         print_object(out, set_object(s, v, m->object), m->object);
         fprintf(out, " +0x%" PRIx64, m->offset);
+    } else {
+        fputs(vma_kind_name(m->kind), out);
     }
     if (m->name.len) {
         fputs(" [", out);

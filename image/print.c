@@ -1,6 +1,6 @@
 /*
  * See print.h. Numbers: there is no telling an address from a count by type, so large unsigned numbers are
- * hexadecimal unless the field's name ends like that of a size or a time.
+ * hexadecimal unless the field's name ends like that of a size or a time. File modes are octal.
  */
 #include "image/print.h"
 
@@ -69,8 +69,8 @@ static bool ends_with(const char *s, const char *end)
 
 static bool is_quantity(const char *name)
 {
-    static const char *const ends[] = {"_ns",   "time", "size", "len",        "bytes",
-                                       "count", "ino",  "id",   "generation", "pos"};
+    static const char *const ends[] = {"_ns",   "time", "size",       "len", "bytes",
+                                       "count", "ino",  "generation", "pos"};
 
     for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
         if (ends_with(name, ends[i]))
@@ -104,7 +104,10 @@ static void print_value(FILE *out, const char *name, const struct reflect_value 
         fprintf(out, "%" PRId64, v->i);
         return;
     case REFLECT_UINT:
-        fprintf(out, v->u >= 0x100000 && !is_quantity(name) ? "0x%" PRIx64 : "%" PRIu64, v->u);
+        if (!strcmp(name, "mode") || !strcmp(name, "umask"))
+            fprintf(out, "0%" PRIo64, v->u);
+        else
+            fprintf(out, v->u >= 0x100000 && !is_quantity(name) ? "0x%" PRIx64 : "%" PRIu64, v->u);
         return;
     case REFLECT_BOOL:
         fputs(v->u ? "yes" : "no", out);
