@@ -292,6 +292,7 @@ static int run(struct fake *f, struct err *err)
     for (;;) {
         struct pollfd p = {coord_fd(f->c), POLLIN, 0};
         Wire__Msg *m = NULL;
+        sigset_t none;
         int r;
         while ((r = coord_next(f->c, &m, err)) == 1) {
             r = serve(f, m, err);
@@ -309,7 +310,8 @@ static int run(struct fake *f, struct err *err)
                 return r;
             continue; /* what came meanwhile does not show in poll */
         }
-        poll(&p, 1, -1);
+        sigemptyset(&none);
+        ppoll(&p, 1, NULL, &none); /* the signal comes here only: it can't be missed */
     }
 }
 
@@ -446,12 +448,16 @@ int main(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_signal};
     struct fake f = {.processes = 1};
     struct err err = {0};
+    sigset_t blocked;
     int r;
 
     if (argc == 2 && !strcmp(argv[1], "--check")) {
         puts("checked");
         return 0;
     }
+    sigemptyset(&blocked);
+    sigaddset(&blocked, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &blocked, NULL);
     sigaction(SIGUSR1, &action, NULL);
     if (*env("FAKE_LOG"))
         f.log = fopen(env("FAKE_LOG"), "a");

@@ -403,7 +403,9 @@ class Lab:
     def finish(self, seconds=60):
         """Wait for the program's end and the end of its output; return the status."""
         try:
-            output, _ = self.program.communicate(timeout=seconds * SLOW)
+            self.program.wait(seconds * SLOW)
+            # whoever still has its standard output (but the program has ended) is one process too many
+            output, _ = self.program.communicate(timeout=10 * SLOW)
         except subprocess.TimeoutExpired:
             raise Timeout(f"the program (or its output) did not end; it said {self.lines()}; "
                           f"stderr: {self.tail('stderr')}; processes: {self.describe_processes()}") from None

@@ -61,6 +61,21 @@ PROGRAMS = [
     Program("tree_subreaper"),
     Program("tree_vfork"),
     Program("tree_zombie"),
+    Program("file_async"),
+    Program("file_basic"),
+    Program("file_dev"),
+    Program("file_dir"),
+    Program("file_epoll"),
+    Program("file_events"),
+    Program("file_fanotify"),
+    Program("file_fds"),
+    Program("file_gone"),
+    Program("file_grown"),
+    Program("file_inotify"),
+    Program("file_locks"),
+    Program("file_pidfd"),
+    Program("file_pipe"),
+    Program("file_pty"),
 ]
 
 
