@@ -138,8 +138,9 @@ static void finish_status(struct server *s, struct gather *g)
 
     for (size_t i = 0; i < g->n; i++) {
         struct peer *p = peer_by_id(s, g->from[i]);
+        const Wire__Processes *some = g->answers[i]->processes;
         if (p && g->answers[i]->body_case == WIRE__MSG__BODY_PROCESSES)
-            p->processes = g->answers[i]->processes->count;
+            p->processes = some->count ? some->count : (uint32_t)some->n_process;
     }
     fill_status(s, &status);
     msg.body_case = WIRE__MSG__BODY_STATUS;

@@ -41,6 +41,8 @@ int generation_possible(struct server *s, struct err *err)
 
     if (stat(dir, &st) < 0 && errno == ENOENT && (r = make_directories(dir)) < 0)
         return err_set(err, -r, "coordinator's checkpoint directory %s: %s", dir, strerror(-r));
+    if (stat(dir, &st) == 0 && !S_ISDIR(st.st_mode))
+        return err_set(err, ENOTDIR, "coordinator's checkpoint directory %s: %s", dir, strerror(ENOTDIR));
     if (access(dir, W_OK | X_OK) < 0)
         return err_errno(err, "coordinator's checkpoint directory %s", dir);
     return 0;

@@ -29,7 +29,6 @@ int server_new_computation(struct server *s)
     free(s->computation);
     s->computation = id;
     s->generation = 0;
-    generations_free(s);
     return 0;
 }
 
@@ -242,6 +241,11 @@ static int may_join(struct server *s, struct peer *p, const Wire__Join *join, co
     return 1;
 }
 
+static int hosts_expected(const Wire__Join *join)
+{
+    return join->hosts_expected ? (int)(join->hosts_expected & 0xffff) : 1;
+}
+
 /* The first restarter of a restart: the computation goes on from its generation. */
 static int restart_begins(struct server *s, const Wire__Join *join)
 {
@@ -257,7 +261,6 @@ static int restart_begins(struct server *s, const Wire__Join *join)
         return -ENOMEM;
     }
     s->generation = join->generation;
-    s->restart_hosts = join->hosts_expected ? (int)(join->hosts_expected & 0xffff) : 1;
     generation_continue(s, join->manifest);
     log_note("restarting computation %s from generation %u", s->computation, s->generation);
     return 0;
@@ -266,7 +269,10 @@ static int restart_begins(struct server *s, const Wire__Join *join)
 /* The first tracer: what this coordinator may have had before has ended, so this is another computation. */
 static int launch_begins(struct server *s)
 {
-    return s->generation > 0 ? server_new_computation(s) : 0;
+    if (s->generation == 0)
+        return 0;
+    generations_free(s); /* what it left on disk is not ours to remove any more */
+    return server_new_computation(s);
 }
 
 static void joined(struct server *s, struct peer *p)
@@ -310,6 +316,8 @@ int on_join(struct server *s, struct peer *p, Wire__Msg *msg)
     p->hello = msg;
     p->role = join->role == WIRE__JOIN__ROLE__TRACER ? ROLE_TRACER : ROLE_RESTARTER;
     s->had_worker = 1;
+    if (p->role == ROLE_RESTARTER && s->restart_hosts < hosts_expected(join))
+        s->restart_hosts = hosts_expected(join);
     joined(s, p);
     if (p->role == ROLE_TRACER) {
         adopt_waiting(s, p);

@@ -22,6 +22,8 @@ static void put_quoted(FILE *f, const char *word)
 }
 
 static const char *const head =
+    "# Names are quoted as they are, and for other hosts here:\n"
+    "# shellcheck disable=SC2016,SC2029\n"
     "set -u\n"
     "\n"
     "usage() {\n"
