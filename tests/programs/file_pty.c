@@ -128,7 +128,7 @@ int main(int argc, char **argv)
     struct winsize size, other = {50, 60, 0, 0};
     struct termios modes, rawmodes;
     char now[64], c;
-    int up[2], on = 1, packet = 0;
+    int up[2], on = 1, packet = 0, echoed = 0;
     pid_t pid;
 
     check_init(argc, argv);
@@ -149,6 +149,8 @@ int main(int argc, char **argv)
     MUST(read(up[0], &c, 1));
     /* a finished line, an unfinished one (both echoed), then output: nothing is read before the checkpoint */
     MUST(write(data.master, "a line\nunfin", 12));
+    while (ioctl(data.master, FIONREAD, &echoed) == 0 && echoed < 13) /* the kernel echoes in its own time */
+        check_sleep(0.001);
     MUST(write(data.slave, "output\n", 7));
 
     check_wait();
