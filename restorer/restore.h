@@ -15,6 +15,7 @@
 
 #include "base/err.h"
 #include "image/fd.pb-c.h"
+#include "image/image.pb-c.h"
 #include "image/image.h"
 #include "image/kinds.h"
 #include "image/mm.pb-c.h"
@@ -27,7 +28,8 @@
 struct rproc {
     struct image *image;
     const char *path;      /* of the image, for messages */
-    Process *process;
+    ImageHead *head;
+    Process *process;      /* the only record that a zombie has besides the head */
     Mm *mm;
     Signals *signals;
     Timers *timers;
@@ -39,10 +41,12 @@ struct rproc {
     pid_t host_pid;        /* as the driver sees it: differs in a new pid namespace */
     struct inj inj;
     bool alive;
-    uint64_t inherit_skip; /* bytes of its memory that came by fork (for messages and tests) */
+    struct rproc *mm_home; /* in whose image its memory is: itself unless it shares it (CLONE_VM) */
     bool built;            /* its private memory stands: children forked from now on share it */
-    bool left_session;     /* it has called setsid, or its session is outside */
+    uint32_t slot;         /* of its host thread in the area (blob.h) */
+    uint32_t next_slot;    /* of a process that has its memory first: slots given out */
     uint64_t vdso;         /* where this kernel's vDSO is in it; 0: unmapped */
+    struct rmap *map;      /* what mm.c knows of its mappings */
     void *priv;            /* of fd.c and the kinds */
 };
 
@@ -70,6 +74,7 @@ struct restore_options {
     bool no_strict_checking;
     bool in_new_pidns, pids_must_match;
     bool skip_file_checks;
+    bool ignore_cpu;       /* --ignore-cpu-features */
     int stdio[3];          /* what stands in for outside streams */
     const char *restartdir, *tmpdir;
     uint32_t ext_tcp;
@@ -88,8 +93,11 @@ struct restore {
     bool new_pidns;
     bool new_userns;
     bool new_timens;
+    int64_t monotonic_shift, boottime_shift; /* ns, for new_timens */
+    pid_t spare_pid;       /* a pid that no image has: the driver's in a new pid namespace; helpers are below it */
     size_t n_objects;
-    struct machine *machine; /* what this kernel and CPU are (machine.h) */
+    int report;            /* the driver's end of the channel to dmtcp_restart, -1 there */
+    struct vdso *vdso;     /* of this kernel (vdso.c) */
     void *priv;
 };
 
@@ -108,6 +116,10 @@ struct rebuild_ops {
     int (*rebuild)(struct restore *r, struct robject *o, struct err *err);
     /* Make one open file description of it: *fd is the driver's. Flags, position, owner are set by the core. */
     int (*open)(struct restore *r, struct robject *o, struct rofd *d, int *fd, struct err *err);
+    /* The descriptions are not ours alone (dmtcp_restart's own streams): the core leaves flags and position alone. */
+    bool borrowed;
+    /* What goes to fd `number` of a process, if not d->fd: an fd of the driver, which stays whoever's it is. */
+    int (*pick)(struct restore *r, struct rofd *d, uint32_t number);
     /* Every process has its fds: queued content, epoll items, armed timers. */
     int (*refill)(struct restore *r, struct robject *o, struct err *err);
     /* Last, after threads stand and just before everyone runs. */
@@ -120,9 +132,12 @@ struct robject *restore_object(const struct restore *r, uint64_t id);
 struct rofd *restore_ofd(const struct restore *r, uint64_t id);
 struct rproc *restore_proc(const struct restore *r, pid_t pid);
 
-/* fd.c: everything about descriptors, in the order in which the core calls it. */
-int rebuild_objects(struct restore *r, struct err *err);    /* prepare was called for all; makes objects */
+/* objects.c, fd.c: everything about objects and descriptors, in the order in which the core calls it. */
+int prepare_objects(struct restore *r, struct err *err);    /* before anything is touched */
+int rebuild_objects(struct restore *r, struct err *err);    /* makes objects; skeletons exist */
 int rebuild_fd_tables(struct restore *r, struct err *err);  /* descriptions, sent into every process, at their numbers */
-int refill_objects(struct restore *r, struct err *err);
+int refill_objects(struct restore *r, struct err *err);     /* content, epoll items, and then locks */
+/* Threads exist, all else is done: timers, seals, who gets SIGIO. From here on the program may notice things. */
+int arm_objects(struct restore *r, struct err *err);
 
 #endif

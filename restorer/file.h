@@ -1,0 +1,38 @@
+/* Files at a restart: filecheck.c decides before anything is touched, file.c does it, nameless.c makes files
+ * without name. */
+#ifndef RESTORER_FILE_H
+#define RESTORER_FILE_H
+
+#include "image/file.pb-c.h"
+#include "restorer/restore.h"
+
+enum file_plan {
+    FILE_AS_IT_IS,
+    FILE_CUT_BACK,   /* it has grown, and the tree was writing it */
+    FILE_RECREATE,   /* it is gone; its content was saved */
+    FILE_OVERWRITE,  /* it has changed; its content was saved */
+    FILE_NAMELESS,   /* its content goes into a file that nobody else can see */
+    FILE_OF_PROCESS, /* below /proc/PID of the tree: there only when the processes are */
+};
+
+struct rfile {
+    enum file_plan plan;
+    char *path; /* of the object, NUL-terminated */
+    bool made;
+    int map_read, map_write; /* -1: not opened yet */
+    uint32_t given_flags;    /* nameless.c: how o->fd was opened, while no description got it */
+    bool given;
+};
+
+/* robject.fd becomes an O_PATH handle of what is there, if the plan needs one. */
+int file_prepare(struct restore *r, struct robject *o, struct err *err);
+
+/* Make o->fd a file with the saved content and no name. */
+int nameless_file(struct restore *r, struct robject *o, struct err *err);
+/*
+ * The description that made the file has flags and a name no other can get; one program's description that
+ * was the same kind gets it. True: *fd is a copy of it.
+ */
+bool nameless_first(struct rfile *f, const struct rofd *d, int made, int *fd);
+
+#endif

@@ -1,0 +1,186 @@
+/*
+ * What is to be done about each file, before anything is touched. The rules: type and device number must be
+ * the same. What processes have mapped must be unchanged, because its clean pages are in no image. What the
+ * tree wrote and has grown is cut back, so that output is not doubled; what is shorter, gone or another file
+ * is refused, unless its content was saved.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "restorer/file.h"
+
+static const char *type_name(uint32_t mode)
+{
+    switch (mode & S_IFMT) {
+    case S_IFREG:
+        return "a regular file";
+    case S_IFDIR:
+        return "a directory";
+    case S_IFCHR:
+        return "a character device";
+    case S_IFBLK:
+        return "a block device";
+    case S_IFIFO:
+        return "a FIFO";
+    case S_IFSOCK:
+        return "a socket";
+    case S_IFLNK:
+        return "a symbolic link";
+    default:
+        return "of an unknown type";
+    }
+}
+
+/* The numbers of devices and inodes mean something only where they were read. */
+static bool same_host(const struct robject *o)
+{
+    char name[256] = "";
+
+    gethostname(name, sizeof(name) - 1);
+    return o->home->head && o->home->head->host_name && !strcmp(o->home->head->host_name, name);
+}
+
+static bool same_time(const File *m, const struct stat *st)
+{
+    int64_t now = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
+    bool whole = m->mtime_ns % 1000000000 == 0 || st->st_mtim.tv_nsec == 0; /* archives keep seconds only */
+
+    return now == m->mtime_ns || (whole && now / 1000000000 == m->mtime_ns / 1000000000);
+}
+
+static bool another_file(const struct robject *o, const File *m, const struct stat *st)
+{
+    return same_host(o) && st->st_dev == m->dev && st->st_ino != m->ino;
+}
+
+/* Its content is in the image: use what is there if it is the same, else put the saved content where it
+ * belongs. */
+static int plan_saved(const struct robject *o, const File *m, const struct stat *st, struct rfile *f,
+                      struct err *err)
+{
+    if ((uint64_t)st->st_size == m->size && same_time(m, st)) {
+        f->plan = FILE_AS_IT_IS;
+        return 0;
+    }
+    if (m->overwrite || (m->written && same_host(o) && !another_file(o, m, st))) {
+        f->plan = FILE_OVERWRITE;
+        return 0;
+    }
+    if (!m->written) { /* whoever changed it wants to keep that; the program only reads */
+        f->plan = FILE_NAMELESS;
+        log_note("%s has changed since the checkpoint: the program goes on reading what it was", f->path);
+        return 0;
+    }
+    return err_set(
+        err, EEXIST,
+        "%s is not the file that was saved (dmtcp_launch --allow-file-overwrite permits to replace it)",
+        f->path);
+}
+
+static int plan_unsaved(struct restore *r, const struct robject *o, const File *m, const struct stat *st,
+                        struct rfile *f, struct err *err)
+{
+    uint64_t size = (uint64_t)st->st_size;
+
+    f->plan = FILE_AS_IT_IS;
+    if (m->fs_type.len)
+        return 0; /* the kernel makes up its content and length */
+    if (m->written && size > m->size && !(another_file(o, m, st) && r->options.skip_file_checks))
+        f->plan = FILE_CUT_BACK;
+    if (r->options.skip_file_checks)
+        return 0;
+    if (m->written && another_file(o, m, st))
+        return err_set(err, ESTALE, "%s is another file than at the checkpoint", f->path);
+    if (size < m->size)
+        return err_set(err, ESTALE,
+                       "%s is shorter than at the checkpoint (%" PRIu64 " bytes, was %" PRIu64 ")", f->path,
+                       size, m->size);
+    if (m->mapped && !m->written && (size != m->size || !same_time(m, st)))
+        return err_set(err, ESTALE, "%s has changed since the checkpoint, and is mapped", f->path);
+    return 0;
+}
+
+static int plan_missing(const File *m, struct rfile *f, struct err *err)
+{
+    if (errno != ENOENT && errno != ENOTDIR)
+        return err_errno(err, "%s", f->path);
+    if (!m->content_saved)
+        return err_set(err, ENOENT, "%s is gone since the checkpoint", f->path);
+    f->plan = FILE_RECREATE;
+    return 0;
+}
+
+static int plan_named(struct restore *r, struct robject *o, const File *m, struct rfile *f, struct err *err)
+{
+    struct stat st;
+
+    o->fd = open(f->path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    if (o->fd < 0)
+        return plan_missing(m, f, err);
+    if (fstat(o->fd, &st) < 0)
+        return err_errno(err, "%s", f->path);
+    if ((st.st_mode & S_IFMT) != (m->mode & S_IFMT))
+        return err_set(err, ESTALE, "%s is %s, and was %s at the checkpoint", f->path, type_name(st.st_mode),
+                       type_name(m->mode));
+    if ((S_ISCHR(st.st_mode) || S_ISBLK(st.st_mode)) && st.st_rdev != m->rdev)
+        return err_set(err, ESTALE, "%s is device %u:%u, and was %u:%u at the checkpoint", f->path,
+                       major(st.st_rdev), minor(st.st_rdev), major(m->rdev), minor(m->rdev));
+    if (!S_ISREG(st.st_mode))
+        return 0;
+    return m->content_saved ? plan_saved(o, m, &st, f, err) : plan_unsaved(r, o, m, &st, f, err);
+}
+
+static int check_record(const File *m, struct err *err)
+{
+    bool absolute = m->path.len && m->path.data[0] == '/';
+
+    if (memchr(m->path.data ? m->path.data : (const uint8_t *)"", '\0', m->path.len) ||
+        m->path.len >= PATH_MAX)
+        return err_set(err, EINVAL, "a path that cannot be one");
+    if (m->proc_pid ? absolute : !absolute)
+        return err_set(err, EINVAL, "%.*s: a path that should be %s", (int)m->path.len,
+                       (const char *)m->path.data, m->proc_pid ? "relative" : "absolute");
+    if (m->proc_pid && (m->path.len >= 2 && memmem(m->path.data, m->path.len, "..", 2)))
+        return err_set(err, EINVAL, "%.*s: a path that leaves /proc/PID", (int)m->path.len,
+                       (const char *)m->path.data);
+    if (m->size > INT64_MAX || m->proc_pid < 0)
+        return err_set(err, EINVAL, "%.*s: absurd numbers", (int)m->path.len, (const char *)m->path.data);
+    return 0;
+}
+
+int file_prepare(struct restore *r, struct robject *o, struct err *err)
+{
+    const File *m = (const File *)o->msg;
+    struct rfile *f = calloc(1, sizeof(*f));
+
+    if (!f)
+        return err_set(err, ENOMEM, "out of memory");
+    f->map_read = f->map_write = -1;
+    o->priv = f;
+    if (check_record(m, err) < 0)
+        return -err->code;
+    f->path = strndup(m->path.len ? (const char *)m->path.data : "", m->path.len);
+    if (!f->path)
+        return err_set(err, ENOMEM, "out of memory");
+    if (m->proc_pid) {
+        f->plan = FILE_OF_PROCESS;
+        return m->deleted || restore_proc(r, m->proc_pid)
+                   ? 0
+                   : err_set(err, EINVAL, "/proc/%d: in no image", m->proc_pid);
+    }
+    if (!m->deleted)
+        return plan_named(r, o, m, f, err);
+    if (!S_ISDIR(m->mode) && !(S_ISREG(m->mode) && m->content_saved))
+        return err_set(err, EINVAL, "%s: without name and content", f->path);
+    f->plan = FILE_NAMELESS;
+    return 0;
+}
