@@ -1,7 +1,7 @@
 /*
- * Sources of content, best first: the file opened anew for reading through /proc/PID/fd or the path given (a description of
- * our own, so SEEK_DATA may move its position); a copy of the program's descriptor, which is only read with pread(2)
- * because its position is the program's; the mappings, through /proc/PID/mem.
+ * Sources of content, best first: the file opened anew for reading through /proc/PID/fd or the path given (a
+ * description of our own, so SEEK_DATA may move its position); a copy of the program's descriptor, which is
+ * only read with pread(2) because its position is the program's; the mappings, through /proc/PID/mem.
  */
 #include "tracer/content.h"
 
@@ -14,7 +14,7 @@
 
 #include "base/util.h"
 
-#define CHUNK IMAGE_CHUNK_MAX
+#define CHUNK       IMAGE_CHUNK_MAX
 #define CHUNK_PAGES (CHUNK / IMAGE_PAGE)
 
 struct reader {
@@ -22,8 +22,8 @@ struct reader {
     uint64_t space;
     uint64_t size; /* of the content */
     int fd;
-    bool seeks;    /* the fd's position is ours to move */
-    uint8_t *buf;  /* CHUNK bytes, page-aligned */
+    bool seeks;   /* the fd's position is ours to move */
+    uint8_t *buf; /* CHUNK bytes, page-aligned */
 };
 
 static void reader_end(struct reader *r)
@@ -47,8 +47,8 @@ void content_fd(struct content *k, const struct fd_info *fi)
     k->fd_flags = fi->flags;
 }
 
-int content_extent(struct ckpt *c, struct content *k, struct proc *p, uint64_t start, uint64_t end, uint64_t offset,
-                   struct err *err)
+int content_extent(struct ckpt *c, struct content *k, struct proc *p, uint64_t start, uint64_t end,
+                   uint64_t offset, struct err *err)
 {
     struct extent *e = arena_alloc(c->arena, sizeof(*e));
 
@@ -71,7 +71,8 @@ static bool is_zero(const uint8_t *page)
     return !any;
 }
 
-/* The buffer holds n bytes of the content at page-aligned offset `at`: store the runs of pages that hold something. */
+/* The buffer holds n bytes of the content at page-aligned offset `at`: store the runs of pages that hold
+ * something. */
 static int put_pages(const struct reader *r, uint64_t at, size_t n, struct err *err)
 {
     size_t pages = (n + IMAGE_PAGE - 1) / IMAGE_PAGE;
@@ -142,8 +143,8 @@ static bool swap_in_use(void)
 }
 
 /*
- * Which of n pages at addr exist, one byte each: mincore(2) in the process looks into the page cache, so it knows pages
- * that another process wrote. Reading one that does not exist would create it.
+ * Which of n pages at addr exist, one byte each: mincore(2) in the process looks into the page cache, so it
+ * knows pages that another process wrote. Reading one that does not exist would create it.
  */
 static int resident(struct proc *p, uint64_t addr, size_t n, uint8_t *vec, struct err *err)
 {
@@ -166,8 +167,8 @@ static int resident(struct proc *p, uint64_t addr, size_t n, uint8_t *vec, struc
 }
 
 /* Copy a mapping's part [start, end) of one process; end > start, at most CHUNK apart. */
-static int copy_mapped(const struct reader *r, const struct extent *e, uint64_t start, size_t n, const uint8_t *vec,
-                       struct err *err)
+static int copy_mapped(const struct reader *r, const struct extent *e, uint64_t start, size_t n,
+                       const uint8_t *vec, struct err *err)
 {
     bool any = false;
 
@@ -251,7 +252,8 @@ static int open_source(struct reader *r, const struct content *k)
     return r->fd < 0 ? -EACCES : 0;
 }
 
-int content_write(const struct content *k, uint64_t id, uint64_t size, struct image_writer *w, struct err *err)
+int content_write(const struct content *k, uint64_t id, uint64_t size, struct image_writer *w,
+                  struct err *err)
 {
     __attribute__((cleanup(reader_end))) struct reader r = {.w = w, .space = id, .size = size, .fd = -1};
 

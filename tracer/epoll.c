@@ -1,7 +1,7 @@
 /*
- * epoll. fdinfo lists what is watched: the fd number under which each was added, and the inode. The number need not lead
- * there any more (the fd was closed, the description lives on in a duplicate), so kcmp(2) is asked which
- * description it is; only a socket's inode alone is proof, because it has no second description.
+ * epoll. fdinfo lists what is watched: the fd number under which each was added, and the inode. The number
+ * need not lead there any more (the fd was closed, the description lives on in a duplicate), so kcmp(2) is
+ * asked which description it is; only a socket's inode alone is proof, because it has no second description.
  */
 #include <errno.h>
 #include <string.h>
@@ -14,7 +14,7 @@
 #include "tracer/fdinfo.h"
 
 #define KCMP_EPOLL_TFD 7 /* enum kcmp_type */
-#define PRIVATE_BITS ((uint32_t)(EPOLLONESHOT | EPOLLET | EPOLLWAKEUP | EPOLLEXCLUSIVE))
+#define PRIVATE_BITS   ((uint32_t)(EPOLLONESHOT | EPOLLET | EPOLLWAKEUP | EPOLLEXCLUSIVE))
 
 /* struct kcmp_epoll_slot of linux/kcmp.h */
 struct epoll_slot {
@@ -63,8 +63,8 @@ static uint32_t same_number(const Epoll *m, uint32_t tfd)
     return n;
 }
 
-static int find_watched(struct ckpt *c, const struct object *o, const struct fdinfo_epoll_item *it, struct ofd **found,
-                        struct err *err)
+static int find_watched(struct ckpt *c, const struct object *o, const struct fdinfo_epoll_item *it,
+                        struct ofd **found, struct err *err)
 {
     const struct fd_info *fi = o->priv;
     struct ofd *d = ckpt_find_ofd(c, fi->proc, (int)it->tfd);
@@ -85,9 +85,11 @@ static int find_watched(struct ckpt *c, const struct object *o, const struct fdi
         r = is_watched(fi, d, it->tfd, toff);
     }
     if (r < 0)
-        return err_set(err, -r, "what it watches as fd %u cannot be told: kcmp(2): %s", it->tfd, strerror(-r));
+        return err_set(err, -r, "what it watches as fd %u cannot be told: kcmp(2): %s", it->tfd,
+                       strerror(-r));
     if (r == 0)
-        return err_set(err, ENOTSUP, "it watches, as fd %u, an open file that no process of the computation has open",
+        return err_set(err, ENOTSUP,
+                       "it watches, as fd %u, an open file that no process of the computation has open",
                        it->tfd);
     *found = d;
     return 0;

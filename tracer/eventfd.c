@@ -1,6 +1,6 @@
 /*
- * eventfd(2): a counter. fdinfo tells it, and since Linux 6.5 also whether it is a semaphore; before, that can only
- * be found out by reading.
+ * eventfd(2): a counter. fdinfo tells it, and since Linux 6.5 also whether it is a semaphore; before, that
+ * can only be found out by reading.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -19,9 +19,9 @@ static bool eventfd_probe(const struct fd_info *fi)
 }
 
 /*
- * A semaphore gives 1 of what it counts, others give all. A count above one is needed to tell; what was taken is put
- * back at once. This is one of the few windows in which a tracer's death would leave something changed, and
- * only on kernels that do not tell.
+ * A semaphore gives 1 of what it counts, others give all. A count above one is needed to tell; what was taken
+ * is put back at once. This is one of the few windows in which a tracer's death would leave something
+ * changed, and only on kernels that do not tell.
  */
 int eventfd_is_semaphore(int fd, uint64_t count, bool *semaphore, struct err *err)
 {
@@ -53,7 +53,8 @@ static int ask_semaphore(const struct fd_info *fi, uint64_t count, bool *semapho
     if (fd < 0)
         return fd;
     if (count >= UINT64_MAX - 3)
-        return err_set(err, ENOTSUP, "whether it is a semaphore cannot be told while its count is the highest");
+        return err_set(err, ENOTSUP,
+                       "whether it is a semaphore cannot be told while its count is the highest");
     return eventfd_is_semaphore(fd, count, semaphore, err);
 }
 

@@ -1,8 +1,9 @@
 /*
- * Descriptor tables. Every process's /proc/PID/fd is read; which descriptors are the same open file description is
- * what kcmp(2) tells. It gives an order, so the descriptors are sorted: by inode and access mode first, which needs no
- * system call, and by kcmp within. That is n log n also for ten thousand descriptors. Position and status flags are no
- * part of the key: somebody outside who shares a description may change them between two looks.
+ * Descriptor tables. Every process's /proc/PID/fd is read; which descriptors are the same open file
+ * description is what kcmp(2) tells. It gives an order, so the descriptors are sorted: by inode and access
+ * mode first, which needs no system call, and by kcmp within. That is n log n also for ten thousand
+ * descriptors. Position and status flags are no part of the key: somebody outside who shares a description
+ * may change them between two looks.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -152,7 +153,8 @@ static int same_table(const struct proc *p, struct err *err)
             continue;
         if (syscall(SYS_kcmp, first, tid, KCMP_FILES, 0, 0) > 0)
             return err_set(err, ENOTSUP,
-                           "process %d: thread %d has file descriptors of its own (unshare(2)), which cannot be saved yet",
+                           "process %d: thread %d has file descriptors of its own (unshare(2)), which cannot "
+                           "be saved yet",
                            p->pid, tid);
     }
     return 0;
@@ -207,10 +209,10 @@ static void mark_streams(struct survey *s)
 
 /* ---- which are the same description ---- */
 
-#define COMPARE(a, b)                     \
-    do {                                  \
-        if ((a) != (b))                   \
-            return (a) < (b) ? -1 : 1;    \
+#define COMPARE(a, b)                                                                                        \
+    do {                                                                                                     \
+        if ((a) != (b))                                                                                      \
+            return (a) < (b) ? -1 : 1;                                                                       \
     } while (0)
 
 static int compare_files(struct survey *s, const struct fd_info *a, const struct fd_info *b)
@@ -254,10 +256,12 @@ static int find_same(struct survey *s, struct err *err)
         memcpy(sorted, s->all, s->n * sizeof(*sorted));
     qsort_r(sorted, s->n, sizeof(*sorted), by_file, s);
     for (size_t i = 0; i < s->n; i++)
-        sorted[i]->same = i && compare_files(s, &sorted[i - 1]->fi, &sorted[i]->fi) == 0 ? sorted[i - 1]->same : sorted[i];
+        sorted[i]->same =
+            i && compare_files(s, &sorted[i - 1]->fi, &sorted[i]->fi) == 0 ? sorted[i - 1]->same : sorted[i];
     if (s->kcmp_errno)
         return err_set(err, s->kcmp_errno,
-                       "which descriptors are the same open file cannot be told: kcmp(2): %s", strerror(s->kcmp_errno));
+                       "which descriptors are the same open file cannot be told: kcmp(2): %s",
+                       strerror(s->kcmp_errno));
     return 0;
 }
 
@@ -275,7 +279,8 @@ static const struct kind_ops *kind_of(const struct fd_info *fi, struct err *err)
 static struct object *object_of(struct ckpt *c, const struct fd_info *fi, struct err *err)
 {
     const struct kind_ops *ops = kind_of(fi, err);
-    struct object probe = {.ops = ops, .dev = fi->st.st_dev, .ino = fi->st.st_ino, .proc = fi->proc, .fd = fi->fd};
+    struct object probe = {
+        .ops = ops, .dev = fi->st.st_dev, .ino = fi->st.st_ino, .proc = fi->proc, .fd = fi->fd};
     struct object *o = NULL;
 
     if (!ops)
@@ -297,7 +302,8 @@ static struct object *object_of(struct ckpt *c, const struct fd_info *fi, struct
     return ops->collect && ops->collect(c, fi, o, err) < 0 ? NULL : o;
 }
 
-/* Who gets its SIGIO. All asked of a copy: nothing but the description itself can answer, and no /proc text does. */
+/* Who gets its SIGIO. All asked of a copy: nothing but the description itself can answer, and no /proc text
+ * does. */
 static int owner_of(const struct fd_info *fi, Ofd *m, struct err *err)
 {
     struct f_owner_ex owner = {0};

@@ -30,7 +30,8 @@ static bool number(const char **s, int base, uint64_t *value)
     uint64_t v = 0;
 
     for (; digit(*p) < base; p++)
-        if (__builtin_mul_overflow(v, (uint64_t)base, &v) || __builtin_add_overflow(v, (uint64_t)digit(*p), &v))
+        if (__builtin_mul_overflow(v, (uint64_t)base, &v) ||
+            __builtin_add_overflow(v, (uint64_t)digit(*p), &v))
             return false;
     if (p == *s)
         return false;
@@ -113,9 +114,11 @@ int fdinfo_timerfd(const char *text, struct fdinfo_timer *t, struct err *err)
     uint64_t clockid, flags;
 
     *t = (struct fdinfo_timer){0};
-    if (fdinfo_number(text, "clockid", 10, &clockid, err) < 0 || fdinfo_number(text, "ticks", 10, &t->ticks, err) < 0 ||
+    if (fdinfo_number(text, "clockid", 10, &clockid, err) < 0 ||
+        fdinfo_number(text, "ticks", 10, &t->ticks, err) < 0 ||
         fdinfo_number(text, "settime flags", 8, &flags, err) < 0 ||
-        time_pair(text, "it_value", &t->value_ns, err) < 0 || time_pair(text, "it_interval", &t->interval_ns, err) < 0)
+        time_pair(text, "it_value", &t->value_ns, err) < 0 ||
+        time_pair(text, "it_interval", &t->interval_ns, err) < 0)
         return -err->code;
     if (clockid > INT_MAX || flags > UINT32_MAX)
         return err_set(err, EBADMSG, "strange timer in fdinfo");

@@ -1,6 +1,6 @@
 /*
- * /proc/PID/fdinfo/N parsed (proc(5); the show_fdinfo functions of the kernel). The text is treated as hostile:
- * every number is checked, nothing is believed to be there. Texts end with NUL.
+ * /proc/PID/fdinfo/N parsed (proc(5); the show_fdinfo functions of the kernel). The text is treated as
+ * hostile: every number is checked, nothing is believed to be there. Texts end with NUL.
  */
 #ifndef TRACER_FDINFO_H
 #define TRACER_FDINFO_H
@@ -20,7 +20,8 @@ int fdinfo_parse(const char *text, struct fdinfo *f, struct err *err);
 /* What follows "key:" and blanks at the beginning of a line; NULL when there is no such line. */
 const char *fdinfo_find(const char *text, const char *key);
 
-/* The number in that line, in base 8, 10 or 16. -ENOENT when there is no such line, -EBADMSG when it is no number. */
+/* The number in that line, in base 8, 10 or 16. -ENOENT when there is no such line, -EBADMSG when it is no
+ * number. */
 int fdinfo_number(const char *text, const char *key, int base, uint64_t *value, struct err *err);
 
 struct fdinfo_timer {

@@ -1,6 +1,6 @@
 /*
- * Files that have a path: regular files, directories, harmless devices, whatever is open with O_PATH, and what the
- * kernel makes up below /proc and /sys. One record for each inode, whether descriptors, mappings or
+ * Files that have a path: regular files, directories, harmless devices, whatever is open with O_PATH, and
+ * what the kernel makes up below /proc and /sys. One record for each inode, whether descriptors, mappings or
  * both refer to it. A regular file that can't be found under its name at a restart is saved with its content.
  */
 #include "tracer/file.h"
@@ -23,14 +23,17 @@ struct file {
     bool guessed;  /* it could not be looked at: its size is not known */
 };
 
-/* File systems whose files are views of the kernel's state: their sizes mean nothing and content is never saved. */
+/* File systems whose files are views of the kernel's state: their sizes mean nothing and content is never
+ * saved. */
 static const struct {
     uint32_t magic;
     const char *name;
 } made_up[] = {
-    {PROC_SUPER_MAGIC, "proc"},       {SYSFS_MAGIC, "sysfs"},           {CGROUP_SUPER_MAGIC, "cgroup"},
-    {CGROUP2_SUPER_MAGIC, "cgroup2"}, {DEBUGFS_MAGIC, "debugfs"},       {TRACEFS_MAGIC, "tracefs"},
-    {BPF_FS_MAGIC, "bpf"},            {SECURITYFS_MAGIC, "securityfs"}, {PSTOREFS_MAGIC, "pstore"},
+    {PROC_SUPER_MAGIC, "proc"},     {SYSFS_MAGIC, "sysfs"},
+    {CGROUP_SUPER_MAGIC, "cgroup"}, {CGROUP2_SUPER_MAGIC, "cgroup2"},
+    {DEBUGFS_MAGIC, "debugfs"},     {TRACEFS_MAGIC, "tracefs"},
+    {BPF_FS_MAGIC, "bpf"},          {SECURITYFS_MAGIC, "securityfs"},
+    {PSTOREFS_MAGIC, "pstore"},
 };
 
 size_t deleted_suffix(const char *link)
@@ -142,7 +145,8 @@ static bool same_mounts(const struct proc *p)
 }
 
 /* Is it what its path leads to? If not it is treated like one that has lost its name. */
-static int locate(struct ckpt *c, struct proc *p, File *m, const struct stat *st, const char *link, struct err *err)
+static int locate(struct ckpt *c, struct proc *p, File *m, const struct stat *st, const char *link,
+                  struct err *err)
 {
     size_t gone = deleted_suffix(link);
     struct stat now;
@@ -166,8 +170,8 @@ static int locate(struct ckpt *c, struct proc *p, File *m, const struct stat *st
     return 0;
 }
 
-static int fill(struct ckpt *c, struct proc *p, File *m, const char *via, const struct stat *st, const char *link,
-                struct err *err)
+static int fill(struct ckpt *c, struct proc *p, File *m, const char *via, const struct stat *st,
+                const char *link, struct err *err)
 {
     const char *made;
 
@@ -225,8 +229,8 @@ static struct file *new_file(struct ckpt *c, struct object *o, struct err *err)
     return f;
 }
 
-struct object *file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st, const char *link,
-                           struct err *err)
+struct object *file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
+                           const char *link, struct err *err)
 {
     struct object *o = ckpt_find_object(c, &file_ops, st->st_dev, st->st_ino, NULL, 0);
     struct file *f;
@@ -247,8 +251,8 @@ struct object *file_object(struct ckpt *c, struct proc *p, const char *via, cons
     return o;
 }
 
-int file_mapped(struct ckpt *c, struct object *o, struct proc *p, const char *via, const struct extent *e, bool write,
-                struct err *err)
+int file_mapped(struct ckpt *c, struct object *o, struct proc *p, const char *via, const struct extent *e,
+                bool write, struct err *err)
 {
     struct file *f = o->priv;
     File *m = (File *)o->msg;
@@ -260,8 +264,8 @@ int file_mapped(struct ckpt *c, struct object *o, struct proc *p, const char *vi
     return m->deleted ? content_extent(c, &f->content, p, e->start, e->end, e->offset, err) : 0;
 }
 
-struct object *ckpt_file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st, const char *link,
-                                struct err *err)
+struct object *ckpt_file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
+                                const char *link, struct err *err)
 {
     struct fd_info fi = {.proc = p, .fd = -1, .link = (char *)link};
     struct object *o = file_object(c, p, via, st, link, err);
@@ -296,7 +300,8 @@ static int file_describe(struct ckpt *c, const struct fd_info *fi, struct ofd *d
     size_t len = deleted_suffix(fi->link);
 
     if (!(fi->flags & O_PATH) && S_ISCHR(fi->st.st_mode) && !stateless_device(fi->st.st_rdev))
-        return err_set(err, ENOTSUP, "device %u:%u cannot be saved", major(fi->st.st_rdev), minor(fi->st.st_rdev));
+        return err_set(err, ENOTSUP, "device %u:%u cannot be saved", major(fi->st.st_rdev),
+                       minor(fi->st.st_rdev));
     m->mapped_only = false;
     m->size = S_ISREG(m->mode) ? (uint64_t)fi->st.st_size : 0;
     f->guessed = false;

@@ -2,23 +2,24 @@
 #ifndef TRACER_FILE_H
 #define TRACER_FILE_H
 
-#include "tracer/content.h"
 #include "tracer/ckpt.h"
+#include "tracer/content.h"
 
 extern const struct kind_ops file_ops, shm_ops;
 
-/* What /proc appends to the name of a file that has lost it. Returns the length without it, 0 when it is not there. */
+/* What /proc appends to the name of a file that has lost it. Returns the length without it, 0 when it is not
+ * there. */
 size_t deleted_suffix(const char *link);
 
 /*
- * The object of the file with this stat, made if it is new. `via`: a path through which it can be opened, NULL when
- * that is not permitted: then the stat's size is not believed.
+ * The object of the file with this stat, made if it is new. `via`: a path through which it can be opened,
+ * NULL when that is not permitted: then the stat's size is not believed.
  */
-struct object *file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st, const char *link,
-                           struct err *err);
+struct object *file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
+                           const char *link, struct err *err);
 
 /* A mapping of the file: shared and writable or not. */
-int file_mapped(struct ckpt *c, struct object *o, struct proc *p, const char *via, const struct extent *e, bool write,
-                struct err *err);
+int file_mapped(struct ckpt *c, struct object *o, struct proc *p, const char *via, const struct extent *e,
+                bool write, struct err *err);
 
 #endif

@@ -23,7 +23,8 @@ static uint64_t mix(uint64_t h, uint64_t v)
     return h ^ h >> 29;
 }
 
-static uint64_t identity_hash(const struct kind_ops *ops, uint64_t dev, uint64_t ino, const void *key, size_t key_len)
+static uint64_t identity_hash(const struct kind_ops *ops, uint64_t dev, uint64_t ino, const void *key,
+                              size_t key_len)
 {
     uint64_t h = mix(mix(ops->kind, dev), ino);
 
@@ -32,15 +33,15 @@ static uint64_t identity_hash(const struct kind_ops *ops, uint64_t dev, uint64_t
     return h;
 }
 
-static bool is_object(const struct object *o, const struct kind_ops *ops, uint64_t dev, uint64_t ino, const void *key,
-                      size_t key_len)
+static bool is_object(const struct object *o, const struct kind_ops *ops, uint64_t dev, uint64_t ino,
+                      const void *key, size_t key_len)
 {
     return o->ops == ops && o->dev == dev && o->ino == ino && o->key_len == key_len &&
            (!key_len || !memcmp(o->key, key, key_len));
 }
 
-struct object *ckpt_find_object(struct ckpt *c, const struct kind_ops *ops, uint64_t dev, uint64_t ino, const void *key,
-                                size_t key_len)
+struct object *ckpt_find_object(struct ckpt *c, const struct kind_ops *ops, uint64_t dev, uint64_t ino,
+                                const void *key, size_t key_len)
 {
     struct index *x = c->index;
     uint64_t h = identity_hash(ops, dev, ino, key, key_len);
@@ -83,15 +84,16 @@ static struct index *room(struct ckpt *c)
     return more;
 }
 
-struct object *ckpt_add_object(struct ckpt *c, const struct kind_ops *ops, uint64_t dev, uint64_t ino, const void *key,
-                               size_t key_len)
+struct object *ckpt_add_object(struct ckpt *c, const struct kind_ops *ops, uint64_t dev, uint64_t ino,
+                               const void *key, size_t key_len)
 {
     struct index *x = room(c);
     struct object *o = arena_alloc(c->arena, sizeof(*o));
 
     if (!x || !o)
         return NULL;
-    *o = (struct object){.id = ++c->next_id, .ops = ops, .dev = dev, .ino = ino, .fd = -1, .key_len = key_len};
+    *o =
+        (struct object){.id = ++c->next_id, .ops = ops, .dev = dev, .ino = ino, .fd = -1, .key_len = key_len};
     o->key = key_len ? arena_dup(c->arena, key, key_len) : NULL;
     if (key_len && !o->key)
         return NULL;

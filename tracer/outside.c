@@ -1,6 +1,7 @@
 /*
- * Standard streams that lead out of the tree: at a restart dmtcp_restart's own stand in. Which pipes lead outside is found
- * out by pipe.c; a socket on a standard stream of a launched process is one that its starter made.
+ * Standard streams that lead out of the tree: at a restart dmtcp_restart's own stand in. Which pipes lead
+ * outside is found out by pipe.c; a socket on a standard stream of a launched process is one that its starter
+ * made.
  */
 #include "tracer/outside.h"
 
@@ -41,7 +42,8 @@ static int outside_collect(struct ckpt *c, const struct fd_info *fi, struct obje
     return 0;
 }
 
-int outside_become(struct ckpt *c, struct object *o, uint32_t type, int stream, uint32_t streams, struct err *err)
+int outside_become(struct ckpt *c, struct object *o, uint32_t type, int stream, uint32_t streams,
+                   struct err *err)
 {
     Outside *m = new_outside(c, o, type, stream, streams);
 

@@ -10,9 +10,10 @@
 extern const struct kind_ops outside_ops;
 
 /*
- * Make the object, whose kind has found out that it leads outside, one of that kind. `stream` stands in for it;
- * `streams` as in struct fd_info.
+ * Make the object, whose kind has found out that it leads outside, one of that kind. `stream` stands in for
+ * it; `streams` as in struct fd_info.
  */
-int outside_become(struct ckpt *c, struct object *o, uint32_t type, int stream, uint32_t streams, struct err *err);
+int outside_become(struct ckpt *c, struct object *o, uint32_t type, int stream, uint32_t streams,
+                   struct err *err);
 
 #endif

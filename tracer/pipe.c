@@ -1,7 +1,7 @@
 /*
- * Pipes and FIFOs. What waits in one is read without taking it: tee(2) gives a pipe of our own references to the same
- * pages. Whether somebody outside the tree holds an end is told by counting the ends inside: when nobody
- * inside holds one, poll(2) at the other says whether it is closed or somebody else's.
+ * Pipes and FIFOs. What waits in one is read without taking it: tee(2) gives a pipe of our own references to
+ * the same pages. Whether somebody outside the tree holds an end is told by counting the ends inside: when
+ * nobody inside holds one, poll(2) at the other says whether it is closed or somebody else's.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -135,7 +135,11 @@ static int pipe_match(struct ckpt *c, struct object *o, struct err *err)
     }
     if (m->fifo_path.len)
         return 0; /* its name leads there again */
-    return outside_become(c, o, OUTSIDE_PIPE, k->stream >= 0 ? k->stream : k->end[1] ? 1 : 0, k->streams, err);
+    return outside_become(c, o, OUTSIDE_PIPE,
+                          k->stream >= 0 ? k->stream
+                          : k->end[1]    ? 1
+                                         : 0,
+                          k->streams, err);
 }
 
 /* ---- content ---- */
@@ -163,8 +167,8 @@ static int add_buffer(struct ckpt *c, Pipe *m, const void *data, size_t n, bool 
 }
 
 /*
- * Read what is in our own copy. A read ends behind a packet, so one that gives less than there is was ended by one; of
- * the last piece only the writer's mode tells.
+ * Read what is in our own copy. A read ends behind a packet, so one that gives less than there is was ended
+ * by one; of the last piece only the writer's mode tells.
  */
 static int read_copy(struct ckpt *c, Pipe *m, int fd, size_t total, bool packets, struct err *err)
 {
@@ -204,7 +208,8 @@ static int copy_content(struct ckpt *c, const struct fd_info *fi, Pipe *m, bool 
         return err_errno(err, "a pipe as large as it (%u bytes)", m->size);
     n = tee(fd, own[1], (size_t)waiting, SPLICE_F_NONBLOCK);
     if (n != waiting)
-        return n < 0 ? err_errno(err, "tee(2)") : err_set(err, EIO, "only %zd of %d bytes could be copied", n, waiting);
+        return n < 0 ? err_errno(err, "tee(2)")
+                     : err_set(err, EIO, "only %zd of %d bytes could be copied", n, waiting);
     return read_copy(c, m, own[0], (size_t)n, packets, err);
 }
 

@@ -1,7 +1,8 @@
 /*
- * Memory that is shared between mappings: anonymous, memfd, huge pages of both. The kernel keeps all of it in files
- * without a name, so an object is known by its inode, whether a descriptor or a mapping leads to it. Also here:
- * telling which of all objects a mapping shows, since most of those without a descriptor are of this kind.
+ * Memory that is shared between mappings: anonymous, memfd, huge pages of both. The kernel keeps all of it in
+ * files without a name, so an object is known by its inode, whether a descriptor or a mapping leads to it.
+ * Also here: telling which of all objects a mapping shows, since most of those without a descriptor are of
+ * this kind.
  */
 #include "tracer/shm.h"
 
@@ -40,7 +41,8 @@ static bool shm_probe(const struct fd_info *fi)
 {
     if (!S_ISREG(fi->st.st_mode))
         return false;
-    return is_memfd(fi->link) || !strcmp(fi->link, "/dev/zero (deleted)") || !strcmp(fi->link, "/anon_hugepage (deleted)");
+    return is_memfd(fi->link) || !strcmp(fi->link, "/dev/zero (deleted)") ||
+           !strcmp(fi->link, "/anon_hugepage (deleted)");
 }
 
 static int fill(struct ckpt *c, struct object *o, const char *via, const struct stat *st, const char *link,
@@ -75,7 +77,8 @@ static int fill(struct ckpt *c, struct object *o, const char *via, const struct 
 
 static int shm_collect(struct ckpt *c, const struct fd_info *fi, struct object *o, struct err *err)
 {
-    char *via = arena_printf(c->arena, "/proc/%d/task/%d/fd/%d", fi->proc->pid, ckpt_fd_task(fi->proc), fi->fd);
+    char *via =
+        arena_printf(c->arena, "/proc/%d/task/%d/fd/%d", fi->proc->pid, ckpt_fd_task(fi->proc), fi->fd);
 
     if (!via)
         return err_set(err, ENOMEM, "out of memory");
@@ -141,14 +144,14 @@ const struct kind_ops shm_ops = {
 /* ---- mappings ---- */
 
 /*
- * What a mapping shows is looked up once: under the device and inode numbers that /proc/PID/maps tells, which need not be
- * those of stat(2), and its name. The alias has no record of its own.
+ * What a mapping shows is looked up once: under the device and inode numbers that /proc/PID/maps tells, which
+ * need not be those of stat(2), and its name. The alias has no record of its own.
  */
 static const struct kind_ops alias_ops = {.kind = 0};
 
 /*
- * The stat of what is mapped. Not everybody may follow map_files; then the name leads to it, or, if it has none, what maps
- * tells must do. *via becomes a path that can be opened, or NULL.
+ * The stat of what is mapped. Not everybody may follow map_files; then the name leads to it, or, if it has
+ * none, what maps tells must do. *via becomes a path that can be opened, or NULL.
  */
 static void look(const struct map *m, const char **via, struct stat *st)
 {
@@ -188,7 +191,8 @@ static struct object *shm_object(struct ckpt *c, struct proc *p, const char *via
     return fill(c, o, via, st, name, err) < 0 ? NULL : o;
 }
 
-static struct object *find_or_make(struct ckpt *c, struct proc *p, const char *via, const struct map *m, struct err *err)
+static struct object *find_or_make(struct ckpt *c, struct proc *p, const char *via, const struct map *m,
+                                   struct err *err)
 {
     uint64_t dev = makedev(m->major, m->minor);
     size_t len = strlen(m->name);
@@ -214,7 +218,8 @@ static struct object *find_or_make(struct ckpt *c, struct proc *p, const char *v
     return o;
 }
 
-struct object *ckpt_mapping_object(struct ckpt *c, struct proc *p, const char *via, const struct map *m, struct err *err)
+struct object *ckpt_mapping_object(struct ckpt *c, struct proc *p, const char *via, const struct map *m,
+                                   struct err *err)
 {
     struct extent e = {.start = m->start, .end = m->end, .offset = m->offset};
     bool write = m->perms[3] == 's' && map_flag(m, "mw");

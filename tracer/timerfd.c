@@ -1,7 +1,8 @@
 /*
- * timerfd_create(2). fdinfo alone is not enough: of an interval timer that has expired and was not read since, it shows one
- * expiration and no time left. timerfd_gettime(2) makes the kernel count and go on (timerfd_fget in
- * fs/timerfd.c), which changes nothing that the program could see, so it is asked first and fdinfo read again.
+ * timerfd_create(2). fdinfo alone is not enough: of an interval timer that has expired and was not read
+ * since, it shows one expiration and no time left. timerfd_gettime(2) makes the kernel count and go on
+ * (timerfd_fget in fs/timerfd.c), which changes nothing that the program could see, so it is asked first and
+ * fdinfo read again.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -29,8 +30,8 @@ static bool is_wall_clock(int clockid)
     return clockid == CLOCK_REALTIME || clockid == CLOCK_REALTIME_ALARM;
 }
 
-static int read_timer(const struct fd_info *fi, struct fdinfo_timer *t, struct itimerspec *left, struct timespec *now,
-                      struct err *err)
+static int read_timer(const struct fd_info *fi, struct fdinfo_timer *t, struct itimerspec *left,
+                      struct timespec *now, struct err *err)
 {
     _cleanup_close_ int fd = ckpt_get_fd(fi->proc, fi->fd, err);
     _cleanup_free_ char *text = NULL;
@@ -40,7 +41,8 @@ static int read_timer(const struct fd_info *fi, struct fdinfo_timer *t, struct i
     if (timerfd_gettime(fd, left) < 0)
         return err_errno(err, "timerfd_gettime(2)");
     clock_gettime(CLOCK_REALTIME, now);
-    if (read_proc(&text, NULL, err, "%d/task/%d/fdinfo/%d", fi->proc->pid, ckpt_fd_task(fi->proc), fi->fd) < 0)
+    if (read_proc(&text, NULL, err, "%d/task/%d/fdinfo/%d", fi->proc->pid, ckpt_fd_task(fi->proc), fi->fd) <
+        0)
         return -err->code;
     return fdinfo_timerfd(text, t, err);
 }
