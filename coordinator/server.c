@@ -21,6 +21,8 @@
 #include "base/log.h"
 #include "base/util.h"
 
+#define DAY_MS 86400000
+
 int64_t server_now_ns(void)
 {
     struct timespec now;
@@ -240,21 +242,32 @@ static void one_event(struct server *s, const struct epoll_event *e)
         peer_event(s, e->data.ptr, e->events);
 }
 
-int server_run(struct server *s, struct err *err)
+int server_round(struct server *s, int may_wait, struct err *err)
 {
     struct epoll_event events[64];
+    int64_t at = next_deadline(s), now = server_now_ms();
+    int timeout = !may_wait || (at && at <= now) ? 0
+                  : !at                          ? -1
+                  : at - now > DAY_MS            ? DAY_MS
+                                                 : (int)(at - now);
+    int n = epoll_wait(s->epoll_fd, events, ARRAY_SIZE(events), timeout);
 
+    if (n < 0 && errno != EINTR)
+        return err_errno(err, "epoll_wait");
+    for (int i = 0; i < n; i++)
+        one_event(s, &events[i]);
+    deadlines(s);
+    check_last(s);
+    peers_reap(s);
+    return n < 0 ? 0 : n;
+}
+
+int server_run(struct server *s, struct err *err)
+{
     while (!s->done) {
-        int64_t at = next_deadline(s), now = server_now_ms();
-        int timeout = !at ? -1 : at <= now ? 0 : at - now > 86400000 ? 86400000 : (int)(at - now);
-        int n = epoll_wait(s->epoll_fd, events, ARRAY_SIZE(events), timeout);
-        if (n < 0 && errno != EINTR)
-            return err_errno(err, "epoll_wait");
-        for (int i = 0; i < n; i++)
-            one_event(s, &events[i]);
-        deadlines(s);
-        check_last(s);
-        peers_reap(s);
+        int r = server_round(s, 1, err);
+        if (r < 0)
+            return r;
     }
     server_stop_listening(s);
     if (s->quitting)

@@ -182,6 +182,8 @@ struct server {
 int server_init(struct server *s, const struct server_config *config, const unsigned char *key,
                 struct err *err);
 int server_listen(struct server *s, int port, struct err *err);
+int server_round(struct server *s, int may_wait,
+                 struct err *err);                 /* what is there now: the number of events */
 int server_run(struct server *s, struct err *err); /* until done */
 void server_free(struct server *s);
 void server_stop_listening(struct server *s);
