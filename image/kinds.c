@@ -12,6 +12,7 @@
 #include "image/image.pb-c.h"
 #include "image/inotify.pb-c.h"
 #include "image/mm.pb-c.h"
+#include "image/mqueue.pb-c.h"
 #include "image/outside.pb-c.h"
 #include "image/pidfd.pb-c.h"
 #include "image/pipe.pb-c.h"
@@ -19,6 +20,7 @@
 #include "image/shm.pb-c.h"
 #include "image/signal.pb-c.h"
 #include "image/signalfd.pb-c.h"
+#include "image/sysv.pb-c.h"
 #include "image/thread.pb-c.h"
 #include "image/timer.pb-c.h"
 #include "image/timerfd.pb-c.h"
@@ -53,8 +55,8 @@ static const struct {
     [KIND_INET] = {"inet", NULL},
     [KIND_PACKET] = {"packet", NULL},
     [KIND_NETLINK] = {"netlink", NULL},
-    [KIND_SYSV] = {"sysv", NULL},
-    [KIND_MQUEUE] = {"mqueue", NULL},
+    [KIND_SYSV] = {"sysv", &sysv__descriptor},
+    [KIND_MQUEUE] = {"mqueue", &mqueue__descriptor},
     [KIND_IOURING] = {"iouring", NULL},
     [KIND_AIO] = {"aio", NULL},
     [KIND_NSFD] = {"nsfd", NULL},

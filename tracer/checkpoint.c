@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "tracer/collect.h"
 #include "tracer/freeze.h"
+#include "tracer/sysv.h"
 
 static int64_t now_ns(void)
 {
@@ -68,6 +69,8 @@ int checkpoint_collect(struct checkpoint *k, struct err *err)
     if (collect_fds(&k->c, err) < 0)
         return -err->code;
     log_trace("collect: descriptors");
+    if (collect_sysv(&k->c, err) < 0)
+        return -err->code;
     return each(k, collect_memory, err);
 }
 

@@ -49,6 +49,22 @@ static bool named(const struct map *m, const char *name)
     return !strcmp(m->name, name);
 }
 
+static uint32_t vma_kind(const struct object *o)
+{
+    switch (o->ops->kind) {
+    case KIND_SHM:
+        return VMA_SHM;
+    case KIND_SYSV:
+        return VMA_SYSV;
+    case KIND_IOURING:
+        return VMA_IOURING;
+    case KIND_AIO:
+        return VMA_AIO;
+    default:
+        return VMA_FILE;
+    }
+}
+
 /* The first map that the file system, not the kernel, backs is looked at through /proc/PID/map_files. */
 static int file_vma(struct ckpt *c, struct proc *p, const struct map *m, Vma *v, struct err *err)
 {
@@ -59,7 +75,7 @@ static int file_vma(struct ckpt *c, struct proc *p, const struct map *m, Vma *v,
         return err_wrap(err, "mapping at %#" PRIx64, m->start);
     v->object = o->id;
     v->offset = m->offset;
-    v->kind = o->ops->kind == KIND_SHM ? VMA_SHM : o->ops->kind == KIND_IOURING ? VMA_IOURING : VMA_FILE;
+    v->kind = vma_kind(o);
     return 0;
 }
 

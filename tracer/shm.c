@@ -20,6 +20,7 @@
 #include "image/shm.pb-c.h"
 #include "image/vma.h"
 #include "tracer/file.h"
+#include "tracer/sysv.h"
 
 #define SHM_ANON       1u /* Shm.type */
 #define SHM_MEMFD      2u
@@ -166,8 +167,6 @@ static void look(const struct map *m, const char **via, struct stat *st)
 
 static int refuse(const struct map *m, struct err *err)
 {
-    if (!strncmp(m->name, "/SYSV", 5) && deleted_suffix(m->name))
-        return err_set(err, ENOTSUP, "System V shared memory cannot be saved yet");
     if (m->name[0] != '/')
         return err_set(err, ENOTSUP, "memory of this kind cannot be saved yet");
     if (!strncmp(m->name, "/[aio]", 6))
@@ -222,10 +221,13 @@ struct object *ckpt_mapping_object(struct ckpt *c, struct proc *p, const char *v
                                    struct err *err)
 {
     struct extent e = {.start = m->start, .end = m->end, .offset = m->offset};
-    bool write = m->perms[3] == 's' && map_flag(m, "mw");
-    struct object *o = find_or_make(c, p, via, m, err);
+    bool write = m->perms[3] == 's' && map_flag(m, "mw"),
+         sysv = !strncmp(m->name, "/SYSV", 5) && deleted_suffix(m->name);
+    struct object *o = sysv ? sysv_mapping_object(c, p, m, err) : find_or_make(c, p, via, m, err);
     int r;
 
+    if (o && sysv)
+        return o;
     if (!o) {
         err_wrap(err, "%s", m->name);
         return NULL;

@@ -76,9 +76,9 @@ PROGRAMS = [
     Program("file_pidfd"),
     Program("file_pipe"),
     Program("file_pty"),
+    Program("ipc_sysv"),
     Program("refuse_mqueue", refused={"root": "message queue|mqueue", "user": "message queue|mqueue"}),
     Program("refuse_socket", refused={"root": "socket", "user": "socket"}),
-    Program("refuse_sysv", refused={"root": "system v|sysv|shared memory", "user": "system v|sysv|shared memory"}),
 ]
 
 
