@@ -11,9 +11,27 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
 
 
+HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
+huge_pages_before = pytest.StashKey[str]()
+
+
 def pytest_configure(config):
+    """As root: make a few huge pages for the program that needs them (once, not in each worker of xdist)."""
     harness.become_subreaper()
-    config.addinivalue_line("markers", "product: needs the commands, not only the test programs")
+    try:
+        if os.geteuid() == 0 and not hasattr(config, "workerinput") and int(HUGE_PAGES.read_text()) < 16:
+            config.stash[huge_pages_before] = HUGE_PAGES.read_text()
+            HUGE_PAGES.write_text("16")
+    except OSError:
+        pass
+
+
+def pytest_unconfigure(config):
+    try:
+        if huge_pages_before in config.stash:
+            HUGE_PAGES.write_text(config.stash[huge_pages_before])
+    except OSError:
+        pass
 
 
 @pytest.fixture(scope="session")
@@ -21,25 +39,6 @@ def binaries():
     found = harness.Binaries()
     yield found
     found.remove()
-
-
-@pytest.fixture(scope="session", autouse=True)
-def some_huge_pages():
-    """As root: make a few huge pages for the program that needs them, and give them back."""
-    path = pathlib.Path("/proc/sys/vm/nr_hugepages")
-    before = None
-    try:
-        if os.geteuid() == 0 and int(path.read_text()) < 16:
-            before = path.read_text()
-            path.write_text("16")
-    except OSError:
-        before = None
-    yield
-    if before is not None:
-        try:
-            path.write_text(before)
-        except OSError:
-            pass
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -41,6 +41,6 @@ for ((round = 1; round <= ${1:-40}; round++)); do
 here-document of round $round
 END
 done 2>/dev/null
-exec {DOUBLER[1]}>&-
+eval "exec ${DOUBLER[1]}>&-"
 wait
 echo "end"
