@@ -16,9 +16,8 @@
 #include "image/inotify.pb-c.h"
 #include "tracer/ckpt.h"
 #include "tracer/guard.h"
+#include "tracer/packed.h"
 #include "tracer/watched.h"
-
-#define FOUND_MAX (16u << 20) /* bytes of events; by default there are at most 16384 */
 
 /* The watches with what they watch, open. */
 struct instance {
@@ -104,10 +103,7 @@ struct job {
     int fd;         /* a copy of the instance */
     int second;     /* an instance of our own that watches the same */
     int *second_wd; /* its number for each watch */
-    struct found {
-        size_t len;
-        uint8_t data[FOUND_MAX];
-    } * found;
+    struct packed *found;
 };
 
 static int watch_too(struct job *j, struct err *err)
@@ -187,10 +183,7 @@ static int pack(struct job *j, const struct inqueue_list *l, struct err *err)
     }
     m->events = p;
     m->n_events = l->n;
-    if (inotify__get_packed_size(m) > FOUND_MAX)
-        return err_set(err, E2BIG, "more events than can be saved");
-    j->found->len = inotify__pack(m, j->found->data);
-    return 0;
+    return packed_put(j->found, &m->base, err);
 }
 
 static int save_events(void *arg, struct err *err)
@@ -213,18 +206,8 @@ static int save_events(void *arg, struct err *err)
     return rebuild_queue(j, &l, err) < 0 ? -err->code : pack(j, &l, err);
 }
 
-static void *from_arena(void *arena, size_t n)
-{
-    return arena_alloc(arena, n);
-}
-
-static void leave_it(void *arena, void *p)
-{
-}
-
 static int take_events(struct ckpt *c, struct job *j, struct err *err)
 {
-    ProtobufCAllocator in_arena = {from_arena, leave_it, c->arena};
     Inotify *m;
 
     if (j->in->flags & O_ASYNC)
@@ -234,9 +217,9 @@ static int take_events(struct ckpt *c, struct job *j, struct err *err)
         return err_wrap(err, "it has queued events, which cannot be put back here");
     if (guarded(save_events, j, err) < 0)
         return -err->code;
-    m = inotify__unpack(&in_arena, j->found->len, j->found->data);
+    m = packed_get(c, j->found, &inotify__descriptor, err);
     if (!m)
-        return err_set(err, ENOMEM, "out of memory");
+        return -err->code;
     *j->in->m = *m;
     return 0;
 }
@@ -252,11 +235,11 @@ static int inotify_peek(struct ckpt *c, struct object *o, struct err *err)
     if (ioctl(fd, FIONREAD, &waiting) < 0 || waiting == 0)
         return 0;
     j.fd = fd;
-    j.found = guard_alloc(sizeof(*j.found));
+    j.found = packed_alloc();
     if (!j.found)
         return err_set(err, ENOMEM, "out of memory");
     r = take_events(c, &j, err);
-    guard_free(j.found, sizeof(*j.found));
+    packed_free(j.found);
     return r < 0 ? inotify_wrap(o, err) : 0;
 }
 

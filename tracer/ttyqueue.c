@@ -24,6 +24,7 @@
 #include "base/ttyinput.h"
 #include "base/util.h"
 #include "tracer/guard.h"
+#include "tracer/packed.h"
 #include "tracer/tty.h"
 
 #ifndef TIOCGPTPEER
@@ -475,15 +476,10 @@ static int set_exclusive(const struct tty_seen *seen, bool on, struct err *err)
 }
 
 /* In a helper process: the same, and what was found goes to the tracer as a message. */
-#define FOUND_MAX (256u << 10)
-
 struct helped {
     struct ckpt *c;
     struct job *job;
-    struct found {
-        size_t len;
-        uint8_t data[FOUND_MAX];
-    } * found;
+    struct packed *found;
 };
 
 static int save_helped(void *arg, struct err *err)
@@ -492,39 +488,22 @@ static int save_helped(void *arg, struct err *err)
 
     if (save_queues(h->c, h->job, err) < 0)
         return -err->code;
-    if (tty__get_packed_size(h->job->m) > FOUND_MAX)
-        return err_set(err, E2BIG, "more waits in the terminal than can be");
-    h->found->len = tty__pack(h->job->m, h->found->data);
-    return 0;
-}
-
-static void *from_arena(void *arena, size_t n)
-{
-    return arena_alloc(arena, n);
-}
-
-static void leave_it(void *arena, void *p)
-{
+    return packed_put(h->found, &h->job->m->base, err);
 }
 
 static int save_jammed(struct ckpt *c, struct job *j, struct err *err)
 {
-    ProtobufCAllocator in_arena = {from_arena, leave_it, c->arena};
-    struct helped h = {c, j, guard_alloc(sizeof(struct found))};
+    struct helped h = {c, j, packed_alloc()};
     Tty *m = NULL;
-    int r;
 
     if (!h.found)
         return err_set(err, ENOMEM, "out of memory");
-    r = guarded(save_helped, &h, err);
-    if (r == 0)
-        m = tty__unpack(&in_arena, h.found->len, h.found->data);
+    if (guarded(save_helped, &h, err) == 0)
+        m = packed_get(c, h.found, &tty__descriptor, err);
     if (m)
         *j->m = *m;
-    else if (r == 0)
-        r = err_set(err, ENOMEM, "out of memory");
-    guard_free(h.found, sizeof(struct found));
-    return r;
+    packed_free(h.found);
+    return m ? 0 : -err->code;
 }
 
 int tty_save_queues(struct ckpt *c, const struct tty_seen *seen, Tty *m, struct err *err)

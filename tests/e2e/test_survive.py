@@ -76,8 +76,8 @@ PROGRAMS = [
     Program("file_pidfd"),
     Program("file_pipe"),
     Program("file_pty"),
+    Program("ipc_mqueue"),
     Program("ipc_sysv"),
-    Program("refuse_mqueue", refused={"root": "message queue|mqueue", "user": "message queue|mqueue"}),
     Program("refuse_socket", refused={"root": "socket", "user": "socket"}),
 ]
 
