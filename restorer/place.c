@@ -15,6 +15,12 @@ int place_fd(struct rproc *p, int fd, uint32_t number, bool cloexec, struct err 
 
     if (inj_send_fds(&p->inj, &fd, &remote, 1, err) < 0)
         return -err->code;
+    if ((uint32_t)remote == number) { /* it was the lowest free one */
+        if (inj_syscall(&p->inj, &ret, err, SYS_fcntl,
+                        (uint64_t[6]){number, F_SETFD, cloexec ? FD_CLOEXEC : 0}) < 0)
+            return -err->code;
+        return 0;
+    }
     if (inj_syscall(&p->inj, &ret, err, SYS_dup3,
                     (uint64_t[6]){(uint64_t)remote, number, cloexec ? O_CLOEXEC : 0}) < 0 ||
         inj_syscall(&p->inj, &ignored, err, SYS_close, (uint64_t[6]){(uint64_t)remote}) < 0)
