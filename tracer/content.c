@@ -142,6 +142,8 @@ static bool swap_in_use(void)
     return line && line[1];
 }
 
+#define WINDOW (INJ_DATA_SIZE / 2) /* pages that one mincore(2) is asked about */
+
 /*
  * Which of n pages at addr exist, one byte each: mincore(2) in the process looks into the page cache, so it
  * knows pages that another process wrote. Reading one that does not exist would create it.
@@ -166,50 +168,67 @@ static int resident(struct proc *p, uint64_t addr, size_t n, uint8_t *vec, struc
     return 0;
 }
 
-/* Copy a mapping's part [start, end) of one process; end > start, at most CHUNK apart. */
+/*
+ * Copy n pages of a mapping that begin at `start`, those that vec says exist and `done`, a bit for each page
+ * of the object, does not say were stored already.
+ */
 static int copy_mapped(const struct reader *r, const struct extent *e, uint64_t start, size_t n,
-                       const uint8_t *vec, struct err *err)
+                       const uint8_t *vec, uint8_t *done, struct err *err)
 {
+    uint64_t first = (e->offset + (start - e->start)) / IMAGE_PAGE;
     bool any = false;
 
-    for (size_t i = 0; i * IMAGE_PAGE < n; i++) {
-        uint8_t *page = r->buf + i * IMAGE_PAGE;
-        if (!(vec[i] & 1)) {
+    for (size_t i = 0; i < n; i++) {
+        uint8_t *page = r->buf + i * IMAGE_PAGE, *flags = &done[(first + i) / 8],
+                bit = (uint8_t)(1u << (first + i) % 8);
+
+        /* A page that cannot be read is behind the end of the object. */
+        if (!(vec[i] & 1) || (*flags & bit) ||
+            pread_full(r->fd, page, IMAGE_PAGE, (off_t)(start + i * IMAGE_PAGE)) < 0) {
             memset(page, 0, IMAGE_PAGE);
             continue;
         }
-        if (pread_full(r->fd, page, IMAGE_PAGE, (off_t)(start + i * IMAGE_PAGE)) < 0)
-            memset(page, 0, IMAGE_PAGE); /* behind the end of the object */
+        *flags |= bit;
         any = true;
     }
-    return any ? put_pages(r, e->offset + (start - e->start), n, err) : 0;
+    return any ? put_pages(r, first * IMAGE_PAGE, n * IMAGE_PAGE, err) : 0;
 }
 
-/* What no earlier extent showed: chunks must not overlap. Extents are walked with `done` bits per chunk. */
+static int copy_window(const struct reader *r, const struct extent *e, uint64_t start, size_t pages,
+                       uint8_t *vec, uint8_t *done, struct err *err)
+{
+    for (size_t i = 0; i < pages; i += CHUNK_PAGES) {
+        size_t n = pages - i < CHUNK_PAGES ? pages - i : CHUNK_PAGES;
+        bool any = false;
+
+        for (size_t k = 0; k < n; k++)
+            any |= vec[i + k] & 1;
+        if (any && copy_mapped(r, e, start + i * IMAGE_PAGE, n, vec + i, done, err) < 0)
+            return -err->code;
+    }
+    return 0;
+}
+
 static int copy_extent(struct reader *r, const struct extent *e, uint8_t *done, bool swaps, struct err *err)
 {
-    uint8_t vec[CHUNK_PAGES];
+    _cleanup_free_ uint8_t *vec = malloc(WINDOW);
     char path[40];
 
     snprintf(path, sizeof(path), "/proc/%d/mem", ckpt_fd_task(e->proc));
     if (r->fd >= 0)
         close(r->fd);
     r->fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (r->fd < 0)
+    if (r->fd < 0 || !vec)
         return err_errno(err, "%s", path);
-    for (uint64_t at = e->start; at < e->end; at += CHUNK) {
-        size_t n = e->end - at < CHUNK ? (size_t)(e->end - at) : CHUNK;
-        uint64_t first = (e->offset + (at - e->start)) / IMAGE_PAGE;
-        memset(vec, 1, sizeof(vec));
-        if (!swaps && resident(e->proc, at, n / IMAGE_PAGE, vec, err) < 0)
+    for (uint64_t at = e->start; at < e->end; at += (uint64_t)WINDOW * IMAGE_PAGE) {
+        uint64_t left = (e->end - at) / IMAGE_PAGE;
+        size_t n = left < WINDOW ? (size_t)left : WINDOW;
+
+        if (swaps)
+            memset(vec, 1, n);
+        else if (resident(e->proc, at, n, vec, err) < 0)
             return -err->code;
-        for (size_t i = 0; i < n / IMAGE_PAGE; i++) {
-            uint64_t page = first + i;
-            if (done[page / 8] & 1u << page % 8)
-                vec[i] = 0;
-            done[page / 8] |= (uint8_t)(1u << page % 8);
-        }
-        if (copy_mapped(r, e, at, n, vec, err) < 0)
+        if (copy_window(r, e, at, n, vec, done, err) < 0)
             return -err->code;
     }
     return 0;
