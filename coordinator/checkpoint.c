@@ -16,9 +16,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "coordinator/server.h"
-
-static const char *const phase_names[] = {"none",      "freeze", "collect", "match", "peek-send",
-                                          "peek-recv", "write",  "resume",  "commit"};
+#include "coordinator/show.h"
 
 static void send_phase(struct server *s, Wire__Phase__Id id);
 static void begin_abort(struct server *s);
@@ -385,7 +383,7 @@ static void send_phase(struct server *s, Wire__Phase__Id id)
     phase.want_progress = wants_progress(c);
     msg.body_case = WIRE__MSG__BODY_PHASE;
     msg.phase = &phase;
-    log_trace("checkpoint %u: %s", c->generation, phase_names[id]);
+    log_trace("checkpoint %u: %s", c->generation, phase_name(id));
     c->waiting = c->n_members; /* before the first is sent: answers may come at once when a peer is gone */
     for (size_t i = 0; i < c->n_members; i++) {
         struct peer *p = peer_by_id(s, c->member[i].peer);

@@ -707,6 +707,16 @@ def test_restart_on_two_hosts(site):
     assert "comp-1" in site.manifests()[0]
 
 
+def test_names_are_written_down(site):
+    site.start("--write-kv-data")
+    process = restarter(site, "anna", 1)
+    wait_until("it runs", lambda: "joined 0 " in site.lines(site.base / "log-anna"))
+    site.command("q")
+    process.wait()
+    site.coordinator.wait(10 * SLOW)
+    assert json.loads((site.ckptdir / "dmtcp_kv_data_comp-1.json").read_text()) == [{"key": "anna", "value": "anna"}]
+
+
 def test_restart_fails_on_one_host(site):
     site.start()
     restarter(site, "anna", 2)
