@@ -10,9 +10,6 @@ uint32_t open_flags(const Ofd *m);
 /* A description of our own of what `fd` refers to, with exactly these flags. -errno. */
 int reopen(int fd, uint32_t flags);
 
-/* The ids by which a record calls processes, as the driver calls them; 0: in no image. */
-pid_t driver_pid(const struct restore *r, pid_t pid);
-
 /* Put the content that the image holds for object o into fd, which has `size` bytes and is empty. */
 int fill_file(const struct robject *o, int fd, uint64_t size, struct err *err);
 
