@@ -73,6 +73,7 @@ struct proc {
     struct image_writer *writer; /* while images are written */
     char *tmp_path, *image_path;
     void *mem;         /* memory.c's own */
+    struct proc *stands_for; /* inflight.c: the tracer in the place of this one, for what nobody has open */
 };
 
 /* One fd of one process, as /proc shows it. */
@@ -155,6 +156,8 @@ struct kind_ops {
     int (*collect)(struct ckpt *c, const struct fd_info *fi, struct object *o, struct err *err);
     /* Each description of it: what the generic part of Ofd does not say (locks, which end). */
     int (*describe)(struct ckpt *c, const struct fd_info *fi, struct ofd *d, struct err *err);
+    /* All tables are read: find the descriptions that wait inside the object, by ckpt_own_ofd(). */
+    int (*in_flight)(struct ckpt *c, struct object *o, struct err *err);
     /* After every process was collected: connections, items that refer to other descriptions. */
     int (*match)(struct ckpt *c, struct object *o, struct err *err);
     /* Content in flight: first every sender, then every receiver (DESIGN: a consistent cut). */
@@ -177,6 +180,16 @@ struct proc *ckpt_find_proc(const struct ckpt *c, pid_t pid);
 
 /* fd.c: the descriptor tables of all processes into objects, descriptions and FdTable messages. */
 int collect_fds(struct ckpt *c, struct err *err);
+/* Pieces of it: what /proc says of one fd (dirs: fd and fdinfo of /proc/PID); a description seen for the first time. */
+int ckpt_read_fd(struct ckpt *c, struct proc *p, const int dirs[2], int fd, struct fd_info *fi, struct err *err);
+int ckpt_add_ofd(struct ckpt *c, const struct fd_info *fi, struct ofd **out, struct err *err);
+/*
+ * inflight.c: descriptions that wait in a socket's queue (SCM_RIGHTS). collect_in_flight() asks every object,
+ * those found on the way too. ckpt_own_ofd() gives the description behind an fd of the tracer's own, found
+ * in an object of holder's; *keep: nobody else has it open, so the fd must stay open until release.
+ */
+int collect_in_flight(struct ckpt *c, struct err *err);
+int ckpt_own_ofd(struct ckpt *c, struct proc *holder, int fd, struct ofd **out, bool *keep, struct err *err);
 /* The description that (proc, fd) refers to, NULL when that fd is not open. */
 struct ofd *ckpt_find_ofd(struct ckpt *c, struct proc *p, int fd);
 /*

@@ -92,41 +92,47 @@ static char *link_text(struct ckpt *c, int dir, const char *name)
     return arena_dup(c->arena, buf, (size_t)n + 1);
 }
 
-static int read_entry(struct survey *s, struct proc *p, const int dirs[2], int fd, struct err *err)
+int ckpt_read_fd(struct ckpt *c, struct proc *p, const int dirs[2], int fd, struct fd_info *fi, struct err *err)
 {
     _cleanup_free_ char *text = NULL;
-    struct entry *e = arena_alloc(s->c->arena, sizeof(*e));
-    struct entry **more = grow(s->all, s->n, &s->cap, sizeof(*more));
     struct fdinfo info;
     char name[16];
     size_t len;
     int r;
 
-    if (more)
-        s->all = more;
-    if (!e || !more)
-        return err_set(err, ENOMEM, "out of memory");
     snprintf(name, sizeof(name), "%d", fd);
-    e->fi = (struct fd_info){.proc = p, .fd = fd, .stream = -1, .link = link_text(s->c, dirs[0], name)};
-    if (!e->fi.link)
+    *fi = (struct fd_info){.proc = p, .fd = fd, .stream = -1, .link = link_text(c, dirs[0], name)};
+    if (!fi->link)
         return err_errno(err, "process %d: fd %d", p->pid, fd);
-    if (fstatat(dirs[0], name, &e->fi.st, 0) < 0) {
+    if (fstatat(dirs[0], name, &fi->st, 0) < 0) {
         err_errno(err, "looking at it");
-        return ckpt_fd_err(&e->fi, err);
+        return ckpt_fd_err(fi, err);
     }
     r = read_file(dirs[1], name, &text, &len);
     if (r < 0) {
         err_set(err, -r, "fdinfo: %s", strerror(-r));
-        return ckpt_fd_err(&e->fi, err);
+        return ckpt_fd_err(fi, err);
     }
     if (fdinfo_parse(text, &info, err) < 0)
-        return ckpt_fd_err(&e->fi, err);
-    e->fi.flags = info.flags;
-    e->fi.pos = info.pos;
-    e->fi.mnt_id = info.mnt_id;
-    e->fi.fdinfo = arena_dup(s->c->arena, text, len + 1);
-    if (!e->fi.fdinfo)
+        return ckpt_fd_err(fi, err);
+    fi->flags = info.flags;
+    fi->pos = info.pos;
+    fi->mnt_id = info.mnt_id;
+    fi->fdinfo = arena_dup(c->arena, text, len + 1);
+    return fi->fdinfo ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
+static int read_entry(struct survey *s, struct proc *p, const int dirs[2], int fd, struct err *err)
+{
+    struct entry *e = arena_alloc(s->c->arena, sizeof(*e));
+    struct entry **more = grow(s->all, s->n, &s->cap, sizeof(*more));
+
+    if (more)
+        s->all = more;
+    if (!e || !more)
         return err_set(err, ENOMEM, "out of memory");
+    if (ckpt_read_fd(s->c, p, dirs, fd, &e->fi, err) < 0)
+        return -err->code;
     e->rank = s->n;
     s->all[s->n++] = e;
     return 0;
@@ -329,9 +335,9 @@ static int owner_of(const struct fd_info *fi, Ofd *m, struct err *err)
     return 0;
 }
 
-static int make_ofd(struct ckpt *c, struct entry *e, struct err *err)
+int ckpt_add_ofd(struct ckpt *c, const struct fd_info *fi, struct ofd **out, struct err *err)
 {
-    struct object *o = object_of(c, &e->fi, err);
+    struct object *o = object_of(c, fi, err);
     struct ofd *d = arena_alloc(c->arena, sizeof(*d));
     Ofd *m = arena_alloc(c->arena, sizeof(*m));
 
@@ -340,19 +346,19 @@ static int make_ofd(struct ckpt *c, struct entry *e, struct err *err)
     if (!d || !m)
         return err_set(err, ENOMEM, "out of memory");
     ofd__init(m);
-    *d = (struct ofd){.msg = m, .object = o, .proc = e->fi.proc, .fd = e->fi.fd, .st = e->fi.st};
+    *d = (struct ofd){.msg = m, .object = o, .proc = fi->proc, .fd = fi->fd, .st = fi->st};
     m->id = ++c->next_id;
     m->kind = o->ops->kind;
     m->object = o->id;
-    m->flags = e->fi.flags & ~(uint32_t)O_CLOEXEC;
-    m->pos = e->fi.pos;
-    if (owner_of(&e->fi, m, err) < 0 || (o->ops->describe && o->ops->describe(c, &e->fi, d, err) < 0))
+    m->flags = fi->flags & ~(uint32_t)O_CLOEXEC;
+    m->pos = fi->pos;
+    if (owner_of(fi, m, err) < 0 || (o->ops->describe && o->ops->describe(c, fi, d, err) < 0))
         return -err->code;
     if (!c->ofds_tail)
         c->ofds_tail = &c->ofds;
     *c->ofds_tail = d;
     c->ofds_tail = &d->next;
-    e->ofd = d;
+    *out = d;
     return 0;
 }
 
@@ -377,7 +383,7 @@ static int build(struct survey *s, struct err *err)
 {
     for (size_t i = 0; i < s->n; i++) {
         struct entry *e = s->all[i];
-        if (e->same == e && make_ofd(s->c, e, err) < 0)
+        if (e->same == e && ckpt_add_ofd(s->c, &e->fi, &e->ofd, err) < 0)
             return ckpt_fd_err(&e->fi, err);
         if (add_to_table(s->c, e, err) < 0)
             return -err->code;
@@ -405,7 +411,7 @@ int collect_fds(struct ckpt *c, struct err *err)
     mark_streams(&s);
     if (find_same(&s, err) < 0)
         return -err->code;
-    return build(&s, err);
+    return build(&s, err) < 0 ? -err->code : collect_in_flight(c, err);
 }
 
 struct ofd *ckpt_find_ofd(struct ckpt *c, struct proc *p, int fd)

@@ -143,18 +143,24 @@ static int put_process(struct ckpt *c, struct proc *p, const struct ckpt_identit
     return p->fdtable ? image_put_msg(w, KIND_FDTABLE, &p->fdtable->base, err) : 0;
 }
 
+/* What nobody has open goes where the socket is in whose queue it waits. */
+static struct image_writer *writer_of(const struct proc *p)
+{
+    return p->stands_for ? p->stands_for->writer : p->writer;
+}
+
 static int put_objects(struct ckpt *c, struct err *err)
 {
     for (struct object *o = c->objects; o; o = o->next) {
         if (!o->msg)
             continue;
-        if (image_put_msg(o->proc->writer, o->ops->kind, o->msg, err) < 0)
+        if (image_put_msg(writer_of(o->proc), o->ops->kind, o->msg, err) < 0)
             return -err->code;
-        if (o->ops->write && o->ops->write(c, o, o->proc->writer, err) < 0)
+        if (o->ops->write && o->ops->write(c, o, writer_of(o->proc), err) < 0)
             return -err->code;
     }
     for (struct ofd *d = c->ofds; d; d = d->next)
-        if (image_put_msg(d->proc->writer, KIND_OFD, &d->msg->base, err) < 0)
+        if (image_put_msg(writer_of(d->proc), KIND_OFD, &d->msg->base, err) < 0)
             return -err->code;
     return 0;
 }

@@ -1,0 +1,226 @@
+/*
+ * The netlink side of sockdiag.h: requests, answers, and the table of unix sockets.
+ */
+#include "tracer/sockdiag.h"
+
+#include <errno.h>
+#include <linux/netlink.h>
+#include <linux/rtnetlink.h>
+#include <linux/sock_diag.h>
+#include <linux/unix_diag.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "base/util.h"
+#include "tracer/socket.h"
+
+#define BUCKETS 4096u
+
+struct unix_table {
+    struct arena *arena;
+    struct unix_diag *by_ino[BUCKETS];
+    struct unix_diag *embryos[BUCKETS]; /* by the client's inode */
+};
+
+static struct unix_diag *find(struct unix_diag *const *hash, uint64_t ino, bool by_peer)
+{
+    struct unix_diag *d = hash[ino % BUCKETS];
+
+    while (d && (by_peer ? d->peer : d->ino) != ino)
+        d = d->next;
+    return d;
+}
+
+static int answer(const char *buf, size_t n, int (*each)(void *, const void *, size_t, struct err *), void *arg,
+                  bool *done, struct err *err)
+{
+    const struct nlmsghdr *h = (const void *)buf;
+
+    for (; NLMSG_OK(h, n); h = NLMSG_NEXT(h, n)) {
+        if (h->nlmsg_flags & NLM_F_DUMP_INTR)
+            return err_set(err, EAGAIN, "the table of sockets changed while it was read");
+        if (h->nlmsg_type == NLMSG_DONE) {
+            *done = true;
+            return 0;
+        }
+        if (h->nlmsg_type == NLMSG_ERROR) {
+            const struct nlmsgerr *e = NLMSG_DATA(h);
+            *done = true;
+            if (e->error == 0)
+                return 0;
+            return err_set(err, -e->error, "sock_diag: %s", strerror(-e->error));
+        }
+        if (each(arg, NLMSG_DATA(h), NLMSG_PAYLOAD(h, 0), err) < 0)
+            return -err->code;
+    }
+    return 0;
+}
+
+int diag_dump(const void *request, size_t len, int (*each)(void *, const void *, size_t, struct err *), void *arg,
+              struct err *err)
+{
+    _cleanup_close_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
+    _cleanup_free_ char *buf = malloc(256u << 10);
+    bool done = false;
+
+    if (!buf)
+        return err_set(err, ENOMEM, "out of memory");
+    if (fd < 0)
+        return err_errno(err, "sock_diag socket");
+    if (send(fd, request, len, 0) < 0)
+        return err_errno(err, "sock_diag");
+    while (!done) {
+        ssize_t n = recv(fd, buf, 256u << 10, 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return err_errno(err, "sock_diag");
+        if (answer(buf, (size_t)n, each, arg, &done, err) < 0)
+            return -err->code;
+    }
+    return 0;
+}
+
+static void attribute(struct unix_table *t, struct unix_diag *d, const struct nlattr *a)
+{
+    const void *v = (const char *)a + NLA_HDRLEN;
+    uint32_t n = a->nla_len - NLA_HDRLEN;
+
+    switch (a->nla_type & NLA_TYPE_MASK) {
+    case UNIX_DIAG_NAME:
+        d->name = arena_dup(t->arena, v, n);
+        d->name_len = d->name ? n : 0;
+        break;
+    case UNIX_DIAG_VFS:
+        if (n >= sizeof(struct unix_diag_vfs)) {
+            const struct unix_diag_vfs *f = v;
+            d->has_file = true;
+            d->file_ino = f->udiag_vfs_ino;
+            d->file_dev = f->udiag_vfs_dev;
+        }
+        break;
+    case UNIX_DIAG_PEER:
+        d->has_peer = n >= 4;
+        if (n >= 4)
+            memcpy(&d->peer, v, 4);
+        break;
+    case UNIX_DIAG_ICONS:
+        d->pending = arena_dup(t->arena, v, n);
+        d->npending = d->pending ? n / 4 : 0;
+        break;
+    case UNIX_DIAG_RQLEN:
+        if (n >= sizeof(struct unix_diag_rqlen)) {
+            const struct unix_diag_rqlen *q = v;
+            d->rqueue = q->udiag_rqueue;
+            d->wqueue = q->udiag_wqueue;
+        }
+        break;
+    case UNIX_DIAG_SHUTDOWN:
+        if (n >= 1)
+            d->shutdown = *(const uint8_t *)v;
+        break;
+    default:
+        break;
+    }
+}
+
+static int unix_answer(void *arg, const void *payload, size_t n, struct err *err)
+{
+    struct unix_table *t = arg;
+    const struct unix_diag_msg *m = payload;
+    struct unix_diag *d, **bucket;
+    size_t at = NLMSG_ALIGN(sizeof(*m));
+
+    if (n < sizeof(*m) || m->udiag_family != AF_UNIX)
+        return 0;
+    d = arena_alloc(t->arena, sizeof(*d));
+    if (!d)
+        return err_set(err, ENOMEM, "out of memory");
+    d->ino = m->udiag_ino;
+    d->type = m->udiag_type;
+    d->state = m->udiag_state;
+    while (at + NLA_HDRLEN <= n) {
+        const struct nlattr *a = (const void *)((const char *)payload + at);
+        if (a->nla_len < NLA_HDRLEN || at + a->nla_len > n)
+            break;
+        attribute(t, d, a);
+        at += NLA_ALIGN(a->nla_len);
+    }
+    bucket = d->ino ? &t->by_ino[d->ino % BUCKETS] : &t->embryos[d->peer % BUCKETS];
+    d->next = *bucket;
+    *bucket = d;
+    return 0;
+}
+
+static void find_listeners(struct unix_table *t)
+{
+    for (size_t b = 0; b < BUCKETS; b++)
+        for (const struct unix_diag *d = t->by_ino[b]; d; d = d->next)
+            for (uint32_t i = 0; i < d->npending; i++) {
+                struct unix_diag *e = find(t->embryos, d->pending[i], true);
+                if (e)
+                    e->listener = d->ino;
+            }
+}
+
+static int unix_table_make(struct ckpt *c, struct unix_table *t, struct err *err)
+{
+    struct {
+        struct nlmsghdr h;
+        struct unix_diag_req r;
+    } q = {
+        .h = {.nlmsg_len = sizeof(q), .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP},
+        .r = {.sdiag_family = AF_UNIX,
+              .udiag_states = ~0u,
+              .udiag_show = UDIAG_SHOW_NAME | UDIAG_SHOW_VFS | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN},
+    };
+
+    t->arena = c->arena;
+    if (diag_dump(&q, sizeof(q), unix_answer, t, err) < 0)
+        return -err->code;
+    find_listeners(t);
+    return 0;
+}
+
+int unix_table_get(struct ckpt *c, struct unix_table **out, struct err *err)
+{
+    struct sockets *s = sockets_of(c, err);
+
+    if (!s)
+        return -err->code;
+    if (!s->unixes) {
+        struct unix_table *t = arena_alloc(c->arena, sizeof(*t));
+        if (!t)
+            return err_set(err, ENOMEM, "out of memory");
+        if (unix_table_make(c, t, err) < 0)
+            return err_wrap(err, "unix sockets");
+        s->unixes = t;
+    }
+    *out = s->unixes;
+    return 0;
+}
+
+const struct unix_diag *unix_table_find(const struct unix_table *t, uint64_t ino)
+{
+    return find(t->by_ino, ino, false);
+}
+
+const struct unix_diag *unix_table_embryo(const struct unix_table *t, uint64_t client)
+{
+    return client ? find(t->embryos, client, true) : NULL;
+}
+
+/* Ends whose client is gone are told apart by their name, which is the listener's. */
+bool unix_table_unread(const struct unix_table *t, const struct unix_diag *listener)
+{
+    for (uint32_t i = 0; i < listener->npending; i++) {
+        const struct unix_diag *e = unix_table_embryo(t, listener->pending[i]);
+        if (e && e->rqueue)
+            return true;
+    }
+    for (const struct unix_diag *e = t->embryos[0]; e; e = e->next)
+        if (!e->peer && e->rqueue && e->name_len == listener->name_len &&
+            !memcmp(e->name, listener->name, e->name_len))
+            return true;
+    return false;
+}

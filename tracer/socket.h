@@ -1,0 +1,38 @@
+/*
+ * What the socket kinds (unix.c, inet.c, packet.c, netlink.c) share. The tracer looks at a socket through its
+ * own copy of the fd (ckpt_get_fd()), so that nothing need be injected and system calls on it are plain ones.
+ */
+#ifndef TRACER_SOCKET_H
+#define TRACER_SOCKET_H
+
+#include <sys/socket.h>
+
+#include "image/socket.pb-c.h"
+#include "tracer/ckpt.h"
+
+/* What lives as long as the checkpoint; hangs off ckpt->sockets, memory from the arena. */
+struct sockets {
+    struct unix_table *unixes; /* sockdiag.h */
+    struct fresh *fresh;       /* sockopt.c: the options that new sockets have */
+};
+struct sockets *sockets_of(struct ckpt *c, struct err *err); /* NULL when memory is out */
+
+/* Is this fd a socket of this family? Never fails: a socket that can't be looked at is of no family. */
+bool socket_is(const struct fd_info *fi, int family);
+
+/*
+ * Family, type, owner, options, buffer sizes of the socket behind `fd` (the tracer's copy). *m is from the
+ * arena. Refuses options that can be set but not read back.
+ */
+int socket_collect(struct ckpt *c, int fd, const struct stat *st, Socket **m, struct err *err);
+
+/* sockopt.c: the options that differ from those of a fresh socket of the same family, type and protocol. */
+int sockopt_collect(struct ckpt *c, int fd, Socket *m, struct err *err);
+
+/* getsockopt of an int; `missing` when the socket does not know the option. */
+int sockopt_int(int fd, int level, int name, int missing);
+
+/* All of a socket address as getsockname/getpeername give it; length 0 when there is none. */
+ProtobufCBinaryData socket_name(struct ckpt *c, int fd, bool peer);
+
+#endif
