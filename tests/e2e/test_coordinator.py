@@ -353,8 +353,8 @@ def test_solo_checkpoint(site):
     site.start()
     site.tracer(FAKE_IMAGES=3)
     site.command("-bc")
-    assert [line for line in site.lines() if not line.startswith("joined")] == [
-        "phase freeze solo", "phase commit", "end 1 complete"]
+    wait_until("the tracer has heard of it", lambda: [line for line in site.lines() if not line.startswith("joined")] == [
+        "phase freeze solo", "phase commit", "end 1 complete"])
     assert len(site.images()) == 3 and len(site.manifests()) == 1 and not site.rubbish()
     status = site.status()
     assert status["generation"] == 1 and status["last_bytes"] == 15 and status["running"]
@@ -542,8 +542,14 @@ def test_progress_on_a_terminal_only(site):
     command = site.popen([site.bin("dmtcp_command"), "-p", site.port, "-bc"], stderr=slave)
     os.close(slave)
     assert command.wait(10 * SLOW) == 0
-    said = os.read(master, 4096).decode()
+    said = b""
+    try:
+        while chunk := os.read(master, 4096):
+            said += chunk
+    except OSError:  # the other end is closed
+        pass
     os.close(master)
+    said = said.decode()
     assert "write: 1/1 processes, 5 B of 5 B" in said and said.endswith("\r\x1b[K")
 
 
