@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import signal
 import sys
 
 import pytest
@@ -18,6 +19,7 @@ huge_pages_before = pytest.StashKey[str]()
 def pytest_configure(config):
     """As root: make a few huge pages for the program that needs them (once, not in each worker of xdist)."""
     harness.become_subreaper()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with ^C: nothing is left running
     try:
         if os.geteuid() == 0 and not hasattr(config, "workerinput") and int(HUGE_PAGES.read_text()) < 16:
             config.stash[huge_pages_before] = HUGE_PAGES.read_text()

@@ -73,8 +73,9 @@ def become_subreaper():
 class Process:
     """A process as /proc shows it; start (in clock ticks) tells it from a later one with its pid."""
 
-    def __init__(self, pid, ppid, state, comm, start):
+    def __init__(self, pid, ppid, state, comm, start, threads):
         self.pid, self.ppid, self.state, self.comm, self.start = pid, ppid, state, comm, start
+        self.alive = state != "Z" or threads > 1  # a dead thread-group leader with living threads is no zombie
 
     def __repr__(self):
         return f"{self.pid} {self.comm} ({self.state}, parent {self.ppid})"
@@ -87,7 +88,7 @@ def read_process(pid):
         return None
     comm = text[text.index("(") + 1:text.rindex(")")]
     rest = text[text.rindex(")") + 2:].split()
-    return Process(pid, int(rest[1]), rest[0], comm, int(rest[19]))
+    return Process(pid, int(rest[1]), rest[0], comm, int(rest[19]), int(rest[17]))
 
 
 def descendants(of=None):
@@ -132,7 +133,7 @@ def kill_all_descendants(keep=()):
         if not left:
             return list(killed.values())
         for process in left:
-            if process.state != "Z":
+            if process.alive:
                 killed.setdefault((process.pid, process.start), process)
                 kill_process(process)
             elif process.ppid == os.getpid():
@@ -416,7 +417,7 @@ class Lab:
         """After the program's end: nothing but the coordinator may be left."""
 
         def strangers():
-            return [p for p in descendants() if p.comm != "dmtcp_coordinat" and p.state != "Z"]
+            return [p for p in descendants() if p.comm != "dmtcp_coordinat" and p.alive]
 
         end = time.monotonic() + seconds * SLOW
         while left := strangers():
