@@ -5,12 +5,14 @@
 #include "image/kinds.h"
 
 #include "base/util.h"
+#include "image/aio.pb-c.h"
 #include "image/epoll.pb-c.h"
 #include "image/eventfd.pb-c.h"
 #include "image/fd.pb-c.h"
 #include "image/file.pb-c.h"
 #include "image/image.pb-c.h"
 #include "image/inotify.pb-c.h"
+#include "image/iouring.pb-c.h"
 #include "image/mm.pb-c.h"
 #include "image/mqueue.pb-c.h"
 #include "image/outside.pb-c.h"
@@ -57,8 +59,8 @@ static const struct {
     [KIND_NETLINK] = {"netlink", NULL},
     [KIND_SYSV] = {"sysv", &sysv__descriptor},
     [KIND_MQUEUE] = {"mqueue", &mqueue__descriptor},
-    [KIND_IOURING] = {"iouring", NULL},
-    [KIND_AIO] = {"aio", NULL},
+    [KIND_IOURING] = {"iouring", &iouring__descriptor},
+    [KIND_AIO] = {"aio", &aio__descriptor},
     [KIND_NSFD] = {"nsfd", NULL},
     [KIND_USERFAULT] = {"userfault", NULL},
     [KIND_OUTSIDE] = {"outside", &outside__descriptor},

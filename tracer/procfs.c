@@ -44,6 +44,7 @@ int parse_stat(const char *text, size_t len, struct proc_stat *s, struct err *er
     s->sid = (pid_t)f[2];
     s->tty = (uint32_t)f[3];
     s->tpgid = (pid_t)f[4];
+    s->flags = (uint32_t)f[5];
     s->starttime = f[18];
     s->start_code = f[22];
     s->end_code = f[23];

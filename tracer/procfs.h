@@ -18,6 +18,7 @@ struct proc_stat {
     char state;
     pid_t ppid, pgrp, sid, tpgid;
     uint32_t tty;
+    uint32_t flags;       /* PF_* */
     uint64_t starttime;   /* clock ticks since boot */
     uint32_t exit_signal, exit_code;
     uint64_t start_code, end_code, start_stack, start_data, end_data, start_brk;

@@ -20,6 +20,7 @@
 #include "image/shm.pb-c.h"
 #include "image/vma.h"
 #include "tracer/file.h"
+#include "tracer/iouring.h"
 #include "tracer/sysv.h"
 
 #define SHM_ANON       1u /* Shm.type */
@@ -217,16 +218,30 @@ static struct object *find_or_make(struct ckpt *c, struct proc *p, const char *v
     return o;
 }
 
+/* Mappings that are neither file nor shared memory of this kind: *is says whether it is one. */
+static struct object *other_kind(struct ckpt *c, struct proc *p, const struct map *m, bool *is,
+                                 struct err *err)
+{
+    *is = true;
+    if (!strncmp(m->name, "/SYSV", 5) && deleted_suffix(m->name))
+        return sysv_mapping_object(c, p, m, err);
+    if (!strcmp(m->name, "anon_inode:[io_uring]"))
+        return iouring_mapping_object(c, p, m, err);
+    *is = false;
+    return NULL;
+}
+
 struct object *ckpt_mapping_object(struct ckpt *c, struct proc *p, const char *via, const struct map *m,
                                    struct err *err)
 {
     struct extent e = {.start = m->start, .end = m->end, .offset = m->offset};
-    bool write = m->perms[3] == 's' && map_flag(m, "mw"),
-         sysv = !strncmp(m->name, "/SYSV", 5) && deleted_suffix(m->name);
-    struct object *o = sysv ? sysv_mapping_object(c, p, m, err) : find_or_make(c, p, via, m, err);
+    bool write = m->perms[3] == 's' && map_flag(m, "mw"), other;
+    struct object *o = other_kind(c, p, m, &other, err);
     int r;
 
-    if (o && sysv)
+    if (!other)
+        o = find_or_make(c, p, via, m, err);
+    else if (o)
         return o;
     if (!o) {
         err_wrap(err, "%s", m->name);

@@ -161,8 +161,35 @@ static int collect_filters(struct ckpt *c, struct thread *t, uint32_t n, struct 
     return 0;
 }
 
+#define PF_IO_WORKER 0x10 /* include/linux/sched.h */
+
+/*
+ * The kernel's own threads of an io_uring count as threads of the process. They have no user mode, so no registers,
+ * and are let go at once: they end the operations that are under way.
+ */
+static bool is_io_worker(const struct proc *p, const struct thread *t)
+{
+    struct proc_stat s;
+    struct err ignored;
+
+    return t->regs.rip == 0 && read_task_stat(p->pid, t->tid, &s, &ignored) == 0 && (s.flags & PF_IO_WORKER);
+}
+
+static void drop_io_workers(struct proc *p)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < p->nthreads; i++)
+        if (is_io_worker(p, &p->threads[i]))
+            ptrace(PTRACE_DETACH, p->threads[i].tid, NULL, NULL);
+        else
+            p->threads[n++] = p->threads[i];
+    p->nthreads = n;
+}
+
 int prepare_threads(struct ckpt *c, struct proc *p, struct err *err)
 {
+    drop_io_workers(p);
     for (size_t i = 0; i < p->nthreads; i++) {
         struct thread *t = &p->threads[i];
         struct proc_status st;
