@@ -25,20 +25,26 @@ static const File *file_of(const struct robject *o)
 
 /* ---- making the inode what it was ---- */
 
-/* Owner and mode as far as we may; a file of an ordinary user is the restarting user's own. */
+/* Owner and mode as far as we may; a file of an ordinary user is the restarting user's own. fd may be a
+ * handle. */
 static void set_attributes(const File *m, int fd)
 {
-    if (geteuid() == 0 && fchown(fd, m->uid, m->gid) < 0)
+    char path[40];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (geteuid() == 0 && chown(path, m->uid, m->gid) < 0)
         log_trace("file owner: %s", strerror(errno));
-    if (fchmod(fd, m->mode & 07777) < 0)
+    if (chmod(path, m->mode & 07777) < 0)
         log_trace("file mode: %s", strerror(errno));
 }
 
 static void set_mtime(const File *m, int fd)
 {
     struct timespec t[2] = {{.tv_nsec = UTIME_OMIT}, {m->mtime_ns / 1000000000, m->mtime_ns % 1000000000}};
+    char path[40];
 
-    if (futimens(fd, t) < 0)
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (utimensat(AT_FDCWD, path, t, 0) < 0)
         log_trace("file time: %s", strerror(errno));
 }
 
@@ -250,7 +256,7 @@ static int file_open(struct restore *r, struct robject *o, struct rofd *d, int *
     if (f->plan == FILE_OF_PROCESS)
         return m->deleted ? open_of_dead_process(m, flags, fd, err) : open_of_process(r, m, flags, fd, err);
     *fd = -ESTALE;
-    if (f->plan == FILE_NAMELESS && nameless_first(f, d, o->fd, fd))
+    if (f->plan == FILE_NAMELESS && nameless_first(f, d, fd))
         return 0;
     if (d->msg->path.len && f->plan != FILE_NAMELESS)
         *fd = open_by_other_name(o, d->msg, flags);

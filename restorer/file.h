@@ -20,19 +20,19 @@ struct rfile {
     char *path; /* of the object, NUL-terminated */
     bool made;
     int map_read, map_write; /* -1: not opened yet */
-    uint32_t given_flags;    /* nameless.c: how o->fd was opened, while no description got it */
-    bool given;
+    int original; /* nameless.c: the description that made the file, -1: not wanted, or given away */
+    uint32_t original_flags;
 };
 
 /* robject.fd becomes an O_PATH handle of what is there, if the plan needs one. */
 int file_prepare(struct restore *r, struct robject *o, struct err *err);
 
-/* Make o->fd a file with the saved content and no name. */
+/* Make a file with the saved content and no name; o->fd becomes a handle of it. */
 int nameless_file(struct restore *r, struct robject *o, struct err *err);
 /*
- * The description that made the file has flags and a name no other can get; one program's description that
- * was the same kind gets it. True: *fd is a copy of it.
+ * The description that made the file has flags that no other can get; the first description of the program
+ * that was of the same kind is it. True: *fd is that, the caller's.
  */
-bool nameless_first(struct rfile *f, const struct rofd *d, int made, int *fd);
+bool nameless_first(struct rfile *f, const struct rofd *d, int *fd);
 
 #endif

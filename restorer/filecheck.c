@@ -164,7 +164,7 @@ int file_prepare(struct restore *r, struct robject *o, struct err *err)
 
     if (!f)
         return err_set(err, ENOMEM, "out of memory");
-    f->map_read = f->map_write = -1;
+    f->map_read = f->map_write = f->original = -1;
     o->priv = f;
     if (check_record(m, err) < 0)
         return -err->code;

@@ -58,9 +58,36 @@ static bool no_room(const struct err *err)
     return err->code == ENOSPC || err->code == EDQUOT || err->code == EFBIG;
 }
 
+static uint32_t making_flags(uint32_t flags)
+{
+    return flags & (O_ACCMODE | TMPFILE_BIT | (uint32_t)O_PATH);
+}
+
+/*
+ * Only a handle is kept: while a description that can write is open, the file could not become a process's
+ * executable. The one that made it stays if the program has the like, because no open(2) gives its flags.
+ */
+static int keep(struct restore *r, struct robject *o, int fd, uint32_t flags, struct err *err)
+{
+    const File *m = (const File *)o->msg;
+    struct rfile *f = o->priv;
+    bool wanted = false;
+
+    for (struct rofd *d = r->ofds; d && (flags & TMPFILE_BIT); d = d->next)
+        wanted |= d->object == o && making_flags(d->msg->flags) == making_flags(flags);
+    if (fchmod(fd, 0600 | (m->mode & 0111)) < 0)
+        log_trace("file mode: %s", strerror(errno));
+    f->original_flags = flags;
+    f->original = wanted ? fd : -1;
+    o->fd = reopen(fd, O_PATH);
+    if (!wanted)
+        close(fd);
+    return o->fd < 0 ? err_set(err, -o->fd, "a file without a name: %s", strerror(-o->fd)) : 0;
+}
+
 int nameless_file(struct restore *r, struct robject *o, struct err *err)
 {
-    struct rfile *f = o->priv;
+    const struct rfile *f = o->priv;
     const char *tmpdir = r->options.tmpdir ? r->options.tmpdir : "/tmp";
     _cleanup_free_ char *inside = format("%s/.", tmpdir);
     bool tmp = never_had_name(f->path);
@@ -78,26 +105,20 @@ int nameless_file(struct restore *r, struct robject *o, struct err *err)
             fd = memfd_create("deleted file", MFD_CLOEXEC);
         if (fd < 0)
             continue;
-        if (try_content(o, fd, err) == 0) {
-            o->fd = take_fd(&fd);
-            f->given_flags = O_RDWR | (way == 1 || way == 2 ? TMPFILE_BIT | O_DIRECTORY : 0u);
-            return 0;
-        }
+        if (try_content(o, fd, err) == 0)
+            return keep(r, o, take_fd(&fd), O_RDWR | (way == 1 || way == 2 ? TMPFILE_BIT | O_DIRECTORY : 0u),
+                        err);
         if (!no_room(err))
             return -err->code;
     }
     return err->code ? -err->code : err_set(err, EACCES, "no place for its content");
 }
 
-bool nameless_first(struct rfile *f, const struct rofd *d, int made, int *fd)
+bool nameless_first(struct rfile *f, const struct rofd *d, int *fd)
 {
-    uint32_t flags = d->msg->flags & (O_ACCMODE | TMPFILE_BIT | (uint32_t)O_PATH);
-
-    if (f->given || flags != (f->given_flags & (O_ACCMODE | TMPFILE_BIT)) || made < 0)
+    if (f->original < 0 || making_flags(d->msg->flags) != making_flags(f->original_flags))
         return false;
-    if (!(flags & TMPFILE_BIT))
-        return false; /* an ordinary one is opened anew, with its own flags */
-    *fd = fcntl(made, F_DUPFD_CLOEXEC, 0);
-    f->given = *fd >= 0;
-    return f->given;
+    *fd = f->original;
+    f->original = -1;
+    return true;
 }

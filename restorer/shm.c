@@ -147,7 +147,42 @@ static int fill_shm(const struct robject *o, struct err *err)
     return r;
 }
 
-static int shm_make(struct robject *o, struct err *err)
+static int add_seals(const struct robject *o, struct err *err)
+{
+    const Shm *m = shm_of(o);
+    int seals = fcntl(o->fd, F_GET_SEALS);
+
+    if (seals < 0 || !(m->seals & ~(uint32_t)seals))
+        return 0;
+    if (fcntl(o->fd, F_ADD_SEALS, (int)(m->seals & ~(uint32_t)seals)) < 0)
+        return err_errno(err, "sealing shared memory (%#x)", m->seals);
+    return 0;
+}
+
+/* What runs as a program must not be open for writing anywhere; nobody could write it before either. */
+static int make_executable(struct restore *r, struct robject *o, struct err *err)
+{
+    bool runs = false;
+    int fd;
+
+    for (size_t i = 0; i < r->nprocs; i++)
+        runs |= r->procs[i].process && r->procs[i].process->exe_file == o->id;
+    if (!runs)
+        return 0;
+    if (fchmod(o->fd, shm_of(o)->mode & 07777) < 0)
+        return err_errno(err, "mode of shared memory");
+    if (add_seals(o, err) < 0)
+        return -err->code;
+    fd = reopen(o->fd, O_RDONLY);
+    if (fd < 0)
+        return err_set(err, -fd, "shared memory: %s", strerror(-fd));
+    close(o->fd);
+    o->fd = fd;
+    ((struct rshm *)o->priv)->given = true;
+    return 0;
+}
+
+static int shm_make(struct restore *r, struct robject *o, struct err *err)
 {
     const Shm *m = shm_of(o);
 
@@ -157,21 +192,21 @@ static int shm_make(struct robject *o, struct err *err)
         o->fd = anonymous(m);
     if (o->fd < 0)
         o->fd = memfd(m, err);
-    return o->fd < 0 ? -err->code : fill_shm(o, err);
+    if (o->fd < 0 || fill_shm(o, err) < 0)
+        return -err->code;
+    return make_executable(r, o, err);
 }
 
 static int shm_rebuild(struct restore *r, struct robject *o, struct err *err)
 {
-    (void)r;
-    return shm_make(o, err);
+    return shm_make(r, o, err);
 }
 
 static int shm_map(struct restore *r, struct robject *o, bool write, int *fd, struct err *err)
 {
     struct rshm *k = o->priv;
 
-    (void)r;
-    if (shm_make(o, err) < 0)
+    if (shm_make(r, o, err) < 0)
         return -err->code;
     *fd = o->fd;
     if (write)
@@ -204,19 +239,13 @@ static int shm_arm(struct restore *r, struct robject *o, struct err *err)
 {
     const Shm *m = shm_of(o);
     struct stat st;
-    int seals;
 
     (void)r;
     if (m->type != SHM_MEMFD && m->type != SHM_HUGE_MEMFD)
         return 0;
     if (fstat(o->fd, &st) == 0 && (st.st_mode & 07777) != m->mode && fchmod(o->fd, m->mode & 07777) < 0)
         return err_errno(err, "mode of shared memory");
-    seals = fcntl(o->fd, F_GET_SEALS);
-    if (seals < 0 || !(m->seals & ~(uint32_t)seals))
-        return 0;
-    if (fcntl(o->fd, F_ADD_SEALS, (int)(m->seals & ~(uint32_t)seals)) < 0)
-        return err_errno(err, "sealing shared memory (%#x)", m->seals);
-    return 0;
+    return add_seals(o, err);
 }
 
 const struct rebuild_ops shm_ops = {

@@ -268,8 +268,10 @@ struct object *ckpt_file_object(struct ckpt *c, struct proc *p, const char *via,
                                 const char *link, struct err *err)
 {
     struct fd_info fi = {.proc = p, .fd = -1, .link = (char *)link};
-    struct object *o = file_object(c, p, via, st, link, err);
+    struct object *o;
 
+    fi.st = *st;
+    o = shm_ops.probe(&fi) ? shm_object(c, p, via, st, link, err) : file_object(c, p, via, st, link, err);
     if (!o)
         ckpt_fd_err(&fi, err);
     return o;

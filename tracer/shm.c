@@ -175,8 +175,8 @@ static int refuse(const struct map *m, struct err *err)
     return 0;
 }
 
-static struct object *shm_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
-                                 const char *name, struct err *err)
+struct object *shm_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
+                          const char *name, struct err *err)
 {
     struct object *o = ckpt_find_object(c, &shm_ops, st->st_dev, st->st_ino, NULL, 0);
 
