@@ -60,14 +60,14 @@ run() {
 run meson meson test -C $build --no-rebuild --print-errorlogs
 
 set -- -p no:cacheprovider "$@"
-if python3 -c 'import xdist' 2>/dev/null; then
+if /usr/bin/python3 -c "import xdist" 2>/dev/null; then
     # Most tests wait most of the time.
     set -- -n "${DMTCP_TEST_JOBS:-$(($(nproc) + 1))}" "$@"
 fi
 if [ -n "$sanitize$quick" ]; then
     set -- -k "$choice" "$@"
 fi
-DMTCP_BUILD=$PWD/$build run pytest python3 -m pytest -q "$@"
+DMTCP_BUILD=$PWD/$build run pytest /usr/bin/python3 -m pytest -q "$@"
 
 # The number in front of a word in pytest's last line, or behind it in the summary of meson.
 of_pytest() {

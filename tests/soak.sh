@@ -6,4 +6,4 @@ cd "$(dirname "$0")/.."
 count=${1:-200}
 [ $# -eq 0 ] || shift
 DMTCP_STORM_COUNT=$count DMTCP_ROUNDS=${DMTCP_ROUNDS:-10} \
-    exec python3 -m pytest tests/e2e/test_storms.py tests/e2e/test_real_programs.py "$@"
+    exec /usr/bin/python3 -m pytest tests/e2e/test_storms.py tests/e2e/test_real_programs.py "$@"
