@@ -13,6 +13,7 @@
 #include <sys/syscall.h>
 
 #include "base/util.h"
+#include "tracer/pool.h"
 
 #define CHUNK       IMAGE_CHUNK_MAX
 #define CHUNK_PAGES (CHUNK / IMAGE_PAGE)
@@ -104,28 +105,64 @@ static int copy_range(const struct reader *r, uint64_t from, uint64_t to, struct
     return 0;
 }
 
-static int copy_file(const struct reader *r, struct err *err)
+/* What lies within [at, end). Slices of one file are copied at the same time: they do not share a position.
+ */
+static int copy_slice(const struct reader *r, uint64_t at, uint64_t end, struct err *err)
 {
-    uint64_t at = 0;
-
-    while (at < r->size) {
+    while (at < end) {
         off_t data = r->seeks ? lseek(r->fd, (off_t)at, SEEK_DATA) : (off_t)at;
-        off_t hole = data >= 0 && r->seeks ? lseek(r->fd, data, SEEK_HOLE) : (off_t)r->size;
+        off_t hole = data >= 0 && r->seeks ? lseek(r->fd, data, SEEK_HOLE) : (off_t)end;
+
         if (data < 0 && errno == ENXIO)
             return 0;
         if (data < 0 || hole <= data) { /* a file system that cannot tell */
             data = (off_t)at;
-            hole = (off_t)r->size;
+            hole = (off_t)end;
         }
         uint64_t from = (uint64_t)data & ~(uint64_t)(IMAGE_PAGE - 1);
         uint64_t to = ((uint64_t)hole + IMAGE_PAGE - 1) & ~(uint64_t)(IMAGE_PAGE - 1);
         from = from < at ? at : from;
-        to = to > r->size ? r->size : to;
+        to = to > end ? end : to;
         if (from < to && copy_range(r, from, to, err) < 0)
             return -err->code;
-        at = to > at ? to : r->size;
+        at = to > at ? to : end;
     }
     return 0;
+}
+
+#define SLICE      (8ull << 20)
+#define SLICES_MAX 65536u
+
+struct slices {
+    const struct reader *reader;
+    uint64_t step;
+};
+
+static int slice_job(void *arg, unsigned worker, size_t i, struct err *err)
+{
+    const struct slices *s = arg;
+    struct reader r = *s->reader;
+    uint64_t at = i * s->step, left = r.size - at;
+    int e;
+
+    (void)worker;
+    if (r.seeks && lseek(r.fd, (off_t)at, SEEK_DATA) < 0 && errno == ENXIO)
+        return 0; /* nothing from here on: no buffer is needed */
+    r.buf = aligned_alloc(IMAGE_PAGE, CHUNK);
+    if (!r.buf)
+        return err_set(err, ENOMEM, "out of memory");
+    e = copy_slice(&r, at, at + (left < s->step ? left : s->step), err);
+    free(r.buf);
+    return e;
+}
+
+static int copy_file(const struct reader *r, struct err *err)
+{
+    struct slices s = {.reader = r, .step = SLICE};
+
+    while (r->size / s.step >= SLICES_MAX)
+        s.step *= 2;
+    return pool_run(slice_job, &s, (size_t)((r->size + s.step - 1) / s.step), err);
 }
 
 /* ---- mappings ---- */
@@ -276,8 +313,10 @@ int content_write(const struct content *k, uint64_t id, uint64_t size, struct im
 {
     __attribute__((cleanup(reader_end))) struct reader r = {.w = w, .space = id, .size = size, .fd = -1};
 
+    if (open_source(&r, k) == 0)
+        return copy_file(&r, err);
     r.buf = aligned_alloc(IMAGE_PAGE, CHUNK);
     if (!r.buf)
         return err_set(err, ENOMEM, "out of memory");
-    return open_source(&r, k) == 0 ? copy_file(&r, err) : copy_extents(&r, k, err);
+    return copy_extents(&r, k, err);
 }
