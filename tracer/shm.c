@@ -19,6 +19,7 @@
 #include "base/util.h"
 #include "image/shm.pb-c.h"
 #include "image/vma.h"
+#include "tracer/aio.h"
 #include "tracer/file.h"
 #include "tracer/iouring.h"
 #include "tracer/sysv.h"
@@ -170,8 +171,6 @@ static int refuse(const struct map *m, struct err *err)
 {
     if (m->name[0] != '/')
         return err_set(err, ENOTSUP, "memory of this kind cannot be saved yet");
-    if (!strncmp(m->name, "/[aio]", 6))
-        return err_set(err, ENOTSUP, "an asynchronous I/O context cannot be saved yet");
     return 0;
 }
 
@@ -227,6 +226,8 @@ static struct object *other_kind(struct ckpt *c, struct proc *p, const struct ma
         return sysv_mapping_object(c, p, m, err);
     if (!strcmp(m->name, "anon_inode:[io_uring]"))
         return iouring_mapping_object(c, p, m, err);
+    if (!strcmp(m->name, "/[aio] (deleted)"))
+        return aio_mapping_object(c, p, m, err);
     *is = false;
     return NULL;
 }

@@ -76,6 +76,7 @@ PROGRAMS = [
     Program("file_pidfd"),
     Program("file_pipe"),
     Program("file_pty"),
+    Program("ipc_aio"),
     Program("ipc_iouring"),
     Program("ipc_mqueue"),
     Program("ipc_sysv"),

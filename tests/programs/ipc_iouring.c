@@ -1,7 +1,7 @@
 /*
- * io_uring by its raw calls: a ring with completions not yet seen, an entry prepared but not submitted, and operations
- * under way (a poll, a read of an empty pipe, a far timeout); registered files and buffers; counters that went
- * around the ring several times; and a ring with a polling thread of the kernel.
+ * io_uring by its raw calls: a ring with completions not yet seen, an entry prepared but not submitted, and
+ * operations under way (a poll, a read of an empty pipe, a far timeout); registered files and buffers;
+ * counters that went around the ring several times; and a ring with a polling thread of the kernel.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -39,22 +39,23 @@ static bool make(struct ring *r, unsigned flags)
     r->fd = (int)syscall(SYS_io_uring_setup, ENTRIES, &r->p);
     if (r->fd < 0)
         return false;
-    r->mem = mmap(NULL, r->p.sq_off.array + 4ul * ENTRIES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd,
-                  IORING_OFF_SQ_RING);
-    r->sqes = mmap(NULL, ENTRIES * sizeof(struct io_uring_sqe), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, r->fd,
-                   (off_t)IORING_OFF_SQES);
+    r->mem = mmap(NULL, r->p.sq_off.array + 4ul * ENTRIES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE,
+                  r->fd, IORING_OFF_SQ_RING);
+    r->sqes = mmap(NULL, ENTRIES * sizeof(struct io_uring_sqe), PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_POPULATE, r->fd, (off_t)IORING_OFF_SQES);
     MUST((void *)r->mem == MAP_FAILED || (void *)r->sqes == MAP_FAILED ? -1 : 0);
     for (uint32_t i = 0; i < ENTRIES; i++)
         *at(r, r->p.sq_off.array + 4 * i) = i;
     return true;
 }
 
-static struct io_uring_sqe *prepare(struct ring *r, int op, int fd, const void *addr, unsigned len, uint64_t data)
+static struct io_uring_sqe *prepare(struct ring *r, int op, int fd, const void *addr, unsigned len,
+                                    uint64_t data)
 {
     struct io_uring_sqe *s = &r->sqes[r->tail++ & (ENTRIES - 1)];
 
-    *s = (struct io_uring_sqe){.opcode = (uint8_t)op, .fd = fd, .addr = (uint64_t)(uintptr_t)addr, .len = len,
-                               .user_data = data};
+    *s = (struct io_uring_sqe){
+        .opcode = (uint8_t)op, .fd = fd, .addr = (uint64_t)(uintptr_t)addr, .len = len, .user_data = data};
     return s;
 }
 
@@ -63,7 +64,8 @@ static long submit(struct ring *r)
     uint32_t n = r->tail - __atomic_load_n(at(r, r->p.sq_off.head), __ATOMIC_ACQUIRE);
 
     __atomic_store_n(at(r, r->p.sq_off.tail), r->tail, __ATOMIC_RELEASE);
-    return syscall(SYS_io_uring_enter, r->fd, n, 0, r->p.flags & IORING_SETUP_SQPOLL ? IORING_ENTER_SQ_WAKEUP : 0, NULL, 0);
+    return syscall(SYS_io_uring_enter, r->fd, n, 0,
+                   r->p.flags & IORING_SETUP_SQPOLL ? IORING_ENTER_SQ_WAKEUP : 0, NULL, 0);
 }
 
 /* The next completion; waits for it, but not for ever. */
@@ -73,7 +75,8 @@ static bool next(struct ring *r, struct io_uring_cqe *cqe)
 
     for (int i = 0; i < 1000; i++) {
         if (head != __atomic_load_n(at(r, r->p.cq_off.tail), __ATOMIC_ACQUIRE)) {
-            memcpy(cqe, r->mem + r->p.cq_off.cqes + sizeof(*cqe) * (head & (r->p.cq_entries - 1)), sizeof(*cqe));
+            memcpy(cqe, r->mem + r->p.cq_off.cqes + sizeof(*cqe) * (head & (r->p.cq_entries - 1)),
+                   sizeof(*cqe));
             __atomic_store_n(at(r, r->p.cq_off.head), head + 1, __ATOMIC_RELEASE);
             return true;
         }

@@ -1,6 +1,6 @@
 /*
- * POSIX message queues: full ones with priorities, an empty one with a notification that has a value, one that is
- * unlinked, descriptors of several kinds on one queue, a child that has one too.
+ * POSIX message queues: full ones with priorities, an empty one with a notification that has a value, one
+ * that is unlinked, descriptors of several kinds on one queue, a child that has one too.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -35,7 +35,8 @@ static mqd_t make(char *name, size_t size, const char *what, long maxmsg, long m
 
 static void notify(mqd_t q, int value)
 {
-    struct sigevent ev = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 3, .sigev_value.sival_int = value};
+    struct sigevent ev = {
+        .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGRTMIN + 3, .sigev_value.sival_int = value};
 
     MUST(mq_notify(q, &ev));
 }
