@@ -16,10 +16,12 @@
 #include <linux/sockios.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 
 #include "base/util.h"
 
 #define BUFFER  (256u << 10)
+#define GUARD   4096u /* bytes behind the buffer where nothing can be written */
 #define CONTROL 4096u
 
 struct peek {
@@ -121,21 +123,23 @@ static int complain(ssize_t n, struct err *err)
     return err_set(err, (int)-n, "reading what waits in the socket: %s", strerror((int)-n));
 }
 
-/* Do the first n bytes from `at` on bring fds with them? -errno. */
-static int brings_fds(struct peek *k, uint64_t at, size_t n)
+/*
+ * How many of the bytes from `start` on came before the message with the fds, which is the last: a peek into a
+ * buffer that is one byte too short for all of them, with nothing mapped behind it, can't copy that message
+ * and returns what it has. (A smaller count would not do: the kernel hands out the fds of the message after
+ * the last byte, too.) -errno.
+ */
+static ssize_t plain_bytes(struct peek *k, uint64_t start, size_t len)
 {
-    struct iovec iov = {k->buffer, n};
-    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = k->control, .msg_controllen = CONTROL};
-    struct peeked p = {0};
-    int offset = (int)at, r;
+    struct iovec iov = {k->buffer + BUFFER - (len - 1), len};
+    struct msghdr m = {.msg_iov = &iov, .msg_iovlen = 1};
+    int offset = (int)start;
+    ssize_t n;
 
-    if (setsockopt(k->fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) < 0 ||
-        recvmsg(k->fd, &m, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC) < 0)
+    if (setsockopt(k->fd, SOL_SOCKET, SO_PEEK_OFF, &offset, sizeof(offset)) < 0)
         return -errno;
-    take_control(&p, &m);
-    r = p.nfds > 0;
-    close_fds(&p);
-    return r;
+    n = recvmsg(k->fd, &m, MSG_PEEK | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    return n >= 0 ? n : errno == EFAULT ? 0 : -errno;
 }
 
 /*
@@ -144,30 +148,28 @@ static int brings_fds(struct peek *k, uint64_t at, size_t n)
  */
 static int deliver_split(struct peek *k, struct peeked *p, struct err *err)
 {
+    _cleanup_free_ uint8_t *copy = malloc(p->len);
     uint64_t start = k->looked - p->len;
-    size_t low = 1, high = p->len; /* the first byte with fds is number low … high */
     struct peeked plain = *p;
-    int r, end = (int)k->looked;
+    int end = (int)k->looked;
+    ssize_t n;
 
+    if (!copy)
+        return err_set(err, ENOMEM, "out of memory");
+    memcpy(copy, p->data, p->len);
+    n = plain_bytes(k, start, p->len);
     k->offset = true;
-    while (low < high) {
-        size_t mid = low + (high - low) / 2;
-        r = brings_fds(k, start, mid);
-        if (r < 0)
-            return complain(r, err);
-        if (r)
-            high = mid;
-        else
-            low = mid + 1;
-    }
+    if (n < 0 || (size_t)n >= p->len)
+        return complain(n < 0 ? n : -EIO, err);
     if (setsockopt(k->fd, SOL_SOCKET, SO_PEEK_OFF, &end, sizeof(end)) < 0)
         return err_errno(err, "SO_PEEK_OFF");
     plain.nfds = 0;
-    plain.len = low - 1;
-    if (plain.len && k->each(k->arg, &plain, err) < 0)
+    plain.data = copy;
+    plain.len = (size_t)n;
+    if (n && k->each(k->arg, &plain, err) < 0)
         return -err->code;
-    p->data += plain.len;
-    p->len -= plain.len;
+    p->data = copy + n;
+    p->len -= (size_t)n;
     return k->each(k->arg, p, err);
 }
 
@@ -251,26 +253,36 @@ static int put_offset(int fd, int at, struct err *err)
     return 0;
 }
 
+static int make_buffer(struct peek *k, struct err *err)
+{
+    void *p = mmap(NULL, BUFFER + GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (p == MAP_FAILED || mprotect((uint8_t *)p + BUFFER, GUARD, PROT_NONE) < 0)
+        return err_errno(err, "a buffer");
+    k->buffer = p;
+    return 0;
+}
+
 int peek_messages(int fd, bool stream, int (*each)(void *, struct peeked *, struct err *), void *arg, struct err *err)
 {
     struct peek k = {.fd = fd, .stream = stream, .each = each, .arg = arg, .before = -1};
-    _cleanup_free_ uint8_t *buffer = NULL;
     struct err second;
     int waiting = 0, r;
     socklen_t n = sizeof(k.before);
 
     if (stream && ioctl(fd, SIOCINQ, &waiting) == 0 && waiting == 0)
         return 0;
-    buffer = k.buffer = malloc(BUFFER);
-    if (!buffer)
-        return err_set(err, ENOMEM, "out of memory");
     if (getsockopt(fd, SOL_SOCKET, SO_PEEK_OFF, &k.before, &n) < 0)
         return err_errno(err, "SO_PEEK_OFF");
     if (k.before != -1 && put_offset(fd, -1, err) < 0)
         return -err->code;
-    r = walk(&k, err);
+    r = make_buffer(&k, err);
+    if (r == 0)
+        r = walk(&k, err);
     if ((k.before != -1 || k.offset) && put_offset(fd, k.before, r < 0 ? &second : err) < 0 && r >= 0)
         r = -err->code;
+    if (k.buffer)
+        munmap(k.buffer, BUFFER + GUARD);
     free(k.whole);
     return r;
 }

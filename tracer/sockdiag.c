@@ -19,17 +19,14 @@
 struct unix_table {
     struct arena *arena;
     struct unix_diag *by_ino[BUCKETS];
-    struct unix_diag *embryos[BUCKETS]; /* by the client's inode */
+    struct waiting *waiting[BUCKETS]; /* by the client's inode */
 };
 
-static struct unix_diag *find(struct unix_diag *const *hash, uint64_t ino, bool by_peer)
-{
-    struct unix_diag *d = hash[ino % BUCKETS];
-
-    while (d && (by_peer ? d->peer : d->ino) != ino)
-        d = d->next;
-    return d;
-}
+/* A client whose connection is not accepted yet: the kernel does not list the other end. */
+struct waiting {
+    uint32_t client, listener;
+    struct waiting *next;
+};
 
 static int answer(const char *buf, size_t n, int (*each)(void *, const void *, size_t, struct err *), void *arg,
                   bool *done, struct err *err)
@@ -146,21 +143,24 @@ static int unix_answer(void *arg, const void *payload, size_t n, struct err *err
         attribute(t, d, a);
         at += NLA_ALIGN(a->nla_len);
     }
-    bucket = d->ino ? &t->by_ino[d->ino % BUCKETS] : &t->embryos[d->peer % BUCKETS];
+    bucket = &t->by_ino[d->ino % BUCKETS];
     d->next = *bucket;
     *bucket = d;
     return 0;
 }
 
-static void find_listeners(struct unix_table *t)
+static int note_waiting(struct unix_table *t, const struct unix_diag *listener, struct err *err)
 {
-    for (size_t b = 0; b < BUCKETS; b++)
-        for (const struct unix_diag *d = t->by_ino[b]; d; d = d->next)
-            for (uint32_t i = 0; i < d->npending; i++) {
-                struct unix_diag *e = find(t->embryos, d->pending[i], true);
-                if (e)
-                    e->listener = d->ino;
-            }
+    for (uint32_t i = 0; i < listener->npending; i++) {
+        struct waiting *w = arena_alloc(t->arena, sizeof(*w));
+        if (!w)
+            return err_set(err, ENOMEM, "out of memory");
+        w->client = listener->pending[i];
+        w->listener = listener->ino;
+        w->next = t->waiting[w->client % BUCKETS];
+        t->waiting[w->client % BUCKETS] = w;
+    }
+    return 0;
 }
 
 static int unix_table_make(struct ckpt *c, struct unix_table *t, struct err *err)
@@ -178,7 +178,10 @@ static int unix_table_make(struct ckpt *c, struct unix_table *t, struct err *err
     t->arena = c->arena;
     if (diag_dump(&q, sizeof(q), unix_answer, t, err) < 0)
         return -err->code;
-    find_listeners(t);
+    for (size_t b = 0; b < BUCKETS; b++)
+        for (const struct unix_diag *d = t->by_ino[b]; d; d = d->next)
+            if (d->npending && note_waiting(t, d, err) < 0)
+                return -err->code;
     return 0;
 }
 
@@ -202,25 +205,17 @@ int unix_table_get(struct ckpt *c, struct unix_table **out, struct err *err)
 
 const struct unix_diag *unix_table_find(const struct unix_table *t, uint64_t ino)
 {
-    return find(t->by_ino, ino, false);
+    const struct unix_diag *d = t->by_ino[ino % BUCKETS];
+
+    while (d && d->ino != ino)
+        d = d->next;
+    return d;
 }
 
-const struct unix_diag *unix_table_embryo(const struct unix_table *t, uint64_t client)
+uint32_t unix_table_listener(const struct unix_table *t, uint64_t client)
 {
-    return client ? find(t->embryos, client, true) : NULL;
-}
-
-/* Ends whose client is gone are told apart by their name, which is the listener's. */
-bool unix_table_unread(const struct unix_table *t, const struct unix_diag *listener)
-{
-    for (uint32_t i = 0; i < listener->npending; i++) {
-        const struct unix_diag *e = unix_table_embryo(t, listener->pending[i]);
-        if (e && e->rqueue)
-            return true;
-    }
-    for (const struct unix_diag *e = t->embryos[0]; e; e = e->next)
-        if (!e->peer && e->rqueue && e->name_len == listener->name_len &&
-            !memcmp(e->name, listener->name, e->name_len))
-            return true;
-    return false;
+    for (const struct waiting *w = t->waiting[client % BUCKETS]; w; w = w->next)
+        if (w->client == client && client)
+            return w->listener;
+    return 0;
 }

@@ -243,16 +243,19 @@ static int match_listener(struct ckpt *c, struct object *o, const struct unix_ta
 
     for (uint32_t i = 0; i < k->diag->npending; i++) {
         UnixPending *p = arena_alloc(c->arena, sizeof(*p));
+        const struct unix_diag *d = unix_table_find(t, k->diag->pending[i]);
         struct object *client = by_ino(c, o, k->diag->pending[i]);
         if (!p)
             return err_set(err, ENOMEM, "out of memory");
+        if (!client || !d || d->wqueue) {
+            err_set(err, EAGAIN, "a connection waits to be accepted %s",
+                    client ? "and has data in it, which can't be read before"
+                           : "whose other end is closed or outside of the computation");
+            return ckpt_fd_err(k->fi, err);
+        }
         unix_pending__init(p);
-        p->client = client ? client->id : 0;
+        p->client = client->id;
         arena_push(c->arena, (void ***)&m->pending, &m->n_pending, p);
-    }
-    if (unix_table_unread(t, k->diag)) {
-        err_set(err, EAGAIN, "a connection that is not accepted yet has data in it, which can't be read before");
-        return ckpt_fd_err(k->fi, err);
     }
     return 0;
 }
@@ -261,26 +264,16 @@ static int match_peer(struct ckpt *c, struct object *o, const struct unix_table 
 {
     struct unix_sock *k = o->priv;
     Unix *m = unix_of(o);
-    const struct unix_diag *embryo;
-    struct object *peer;
+    uint32_t listener = k->diag->peer ? 0 : unix_table_listener(t, o->ino);
+    struct object *peer = by_ino(c, o, listener ? listener : k->diag->peer);
 
-    if (k->diag->peer) {
-        peer = by_ino(c, o, k->diag->peer);
-        if (!peer || peer->ops != &unix_ops)
-            return outside_peer(c, o, err);
-        m->peer_state = 1;
-        m->peer = peer->id;
-        return 0;
-    }
-    embryo = unix_table_embryo(t, o->ino);
-    if (!embryo) {
+    if (!k->diag->peer && !listener) {
         m->peer_state = 3;
         return 0;
     }
-    peer = by_ino(c, o, embryo->listener);
-    if (!peer)
+    if (!peer || peer->ops != &unix_ops)
         return outside_peer(c, o, err);
-    m->peer_state = 2;
+    m->peer_state = listener ? 2 : 1;
     m->peer = peer->id;
     return 0;
 }
