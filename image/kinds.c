@@ -8,6 +8,7 @@
 #include "image/aio.pb-c.h"
 #include "image/epoll.pb-c.h"
 #include "image/eventfd.pb-c.h"
+#include "image/fanotify.pb-c.h"
 #include "image/fd.pb-c.h"
 #include "image/file.pb-c.h"
 #include "image/image.pb-c.h"
@@ -48,7 +49,7 @@ static const struct {
     [KIND_TIMERFD] = {"timerfd", &timerfd__descriptor},
     [KIND_EPOLL] = {"epoll", &epoll__descriptor},
     [KIND_INOTIFY] = {"inotify", &inotify__descriptor},
-    [KIND_FANOTIFY] = {"fanotify", NULL},
+    [KIND_FANOTIFY] = {"fanotify", &fanotify__descriptor},
     [KIND_PIDFD] = {"pidfd", &pidfd__descriptor},
     [KIND_TTY] = {"tty", &tty__descriptor},
     [KIND_MEMFD] = {"memfd", NULL},
