@@ -80,13 +80,17 @@ def test_restarts(lab, name, instants):
     lab.wait_gone()
 
 
+def attach(lab, pid):
+    lab.run("dmtcp_command", *lab.where(), "--ckptdir", lab.ckptdir, "--attach", pid)
+
+
 @pytest.mark.parametrize("name", ["storm_fork", "storm_signals"])
 def test_attached(lab, name, instants):
     """A storm that nobody launched: adopted, checkpointed, let go; and it goes on by itself."""
     lab.start_coordinator()
     program = lab.run_bare(lab.program_argv(name))
     await_ready(lab)
-    lab.run("dmtcp_command", *lab.where(), "--attach", program.pid)
+    attach(lab, program.pid)
     for _ in range(max(2, COUNT // 2)):
         instants()
         lab.checkpoint()
@@ -114,8 +118,8 @@ def test_attached_pipeline_and_daemon(lab, instants):
     harness.wait_until("numbers come", lambda: lab.tail("numbers").count("\n") > 5)
     # the daemon has left the shell's tree: it is adopted by its own pid
     daemon = [p for p in harness.descendants() if p.comm == "count"][0]
-    lab.run("dmtcp_command", *lab.where(), "--attach", shell.pid)
-    lab.run("dmtcp_command", *lab.where(), "--attach", daemon.pid)
+    attach(lab, shell.pid)
+    attach(lab, daemon.pid)
     instants()
     lab.checkpoint()
     lab.kill_everything()

@@ -23,7 +23,7 @@ for ((round = 1; round <= ${1:-40}; round++)); do
     sleeper=$!
     exec 5< <(work 1500)
     kill -USR1 $$
-    wait "$sleeper"
+    wait -f "$sleeper"
     echo "round $round: background job ended with $?"
     read -r sum <&5
     exec 5<&-
@@ -31,12 +31,16 @@ for ((round = 1; round <= ${1:-40}; round++)); do
     echo "$round" >&"${DOUBLER[1]}"
     read -r twice <&"${DOUBLER[0]}"
     echo "doubled: $twice"
-    sleep 5 &
-    kill -STOP %%
-    kill -CONT %%
-    kill -TERM %%
-    wait %% 2>/dev/null
-    echo "killed job: $?"
+    # the job says when it is no shell any more: one that is killed before would run the exit trap
+    exec 6< <(trap - EXIT; exec sh -c 'echo up; exec sleep 5')
+    job=$!
+    read -r up <&6
+    kill -STOP "$job"
+    kill -CONT "$job"
+    kill -TERM "$job"
+    wait -f "$job"
+    echo "$up, killed: $?"
+    exec 6<&-
     tr a-z A-Z <<END
 here-document of round $round
 END
