@@ -98,8 +98,6 @@ static int cut_back(struct robject *o, const char *path, struct err *err)
         errno = fd < 0 ? -fd : errno;
         return err_errno(err, "cutting it back to %llu bytes", (unsigned long long)m->size);
     }
-    log_note("%s has grown since the checkpoint: cut back to the %llu bytes it had", path,
-             (unsigned long long)m->size);
     return 0;
 }
 

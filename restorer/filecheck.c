@@ -86,6 +86,14 @@ static int plan_saved(const struct robject *o, const File *m, const struct stat 
         f->path);
 }
 
+/* Said here and not when it happens: the driver has no terminal. */
+static void plan_cut(const File *m, uint64_t size, struct rfile *f)
+{
+    f->plan = FILE_CUT_BACK;
+    log_note("%s has grown from %" PRIu64 " to %" PRIu64 " bytes since the checkpoint: it is cut back",
+             f->path, m->size, size);
+}
+
 static int plan_unsaved(struct restore *r, const struct robject *o, const File *m, const struct stat *st,
                         struct rfile *f, struct err *err)
 {
@@ -94,10 +102,11 @@ static int plan_unsaved(struct restore *r, const struct robject *o, const File *
     f->plan = FILE_AS_IT_IS;
     if (m->fs_type.len)
         return 0; /* the kernel makes up its content and length */
-    if (m->written && size > m->size && !(another_file(o, m, st) && r->options.skip_file_checks))
-        f->plan = FILE_CUT_BACK;
-    if (r->options.skip_file_checks)
+    if (r->options.skip_file_checks) {
+        if (m->written && size > m->size && !another_file(o, m, st))
+            plan_cut(m, size, f);
         return 0;
+    }
     if (m->written && another_file(o, m, st))
         return err_set(err, ESTALE, "%s is another file than at the checkpoint", f->path);
     if (size < m->size)
@@ -106,6 +115,8 @@ static int plan_unsaved(struct restore *r, const struct robject *o, const File *
                        size, m->size);
     if (m->mapped && !m->written && (size != m->size || !same_time(m, st)))
         return err_set(err, ESTALE, "%s has changed since the checkpoint, and is mapped", f->path);
+    if (m->written && size > m->size)
+        plan_cut(m, size, f);
     return 0;
 }
 
