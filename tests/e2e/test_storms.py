@@ -95,7 +95,7 @@ def test_attached(lab, name, instants):
         instants()
         lab.checkpoint()
     lab.run("dmtcp_command", *lab.where(), "--detach", program.pid)
-    harness.wait_until("the tracer has gone", lambda: not [p for p in harness.descendants() if p.comm == "dmtcp_tracer"])
+    harness.wait_until("the tracer has gone", lambda: not [p for p in harness.descendants() if p.comm == "dmtcp_tracer" and p.alive])
     verify(lab, Program(name))
 
 
