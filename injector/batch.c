@@ -141,7 +141,7 @@ static int get(const struct inj_batch *b, struct err *err)
     return 0;
 }
 
-static int start(const struct inj_batch *b, struct err *err)
+int inj_start(const struct inj_batch *b, struct err *err)
 {
     struct blob_msg m = {BLOB_RUN, b->ncalls, calls_at(b->inj)};
 
@@ -169,9 +169,36 @@ int inj_run(struct inj_batch *b, struct err *err)
 {
     if (!b->ncalls && !b->overflow)
         return 0;
-    if (start(b, err) < 0)
+    if (inj_start(b, err) < 0)
         return -err->code;
     return finish(b, err);
+}
+
+/* The host tells how many it could make; only those report. */
+int inj_run_threads(struct inj_batch *b, uint32_t n, struct err *err)
+{
+    uint32_t reports = 0;
+    bool host = false;
+    struct blob_msg m;
+
+    if (inj_start(b, err) < 0)
+        return -err->code;
+    while (!host || reports < n) {
+        if (inj_wait_msg(b->inj, &m, err) < 0)
+            return -err->code;
+        if (m.op != BLOB_DONE)
+            return err_set(err, EPROTO, "process %d: strange message on the control socket", b->inj->pid);
+        if (m.n != b->inj->slot) {
+            reports++;
+            continue;
+        }
+        host = true;
+        if (get(b, err) < 0)
+            return -err->code;
+        for (uint32_t i = n = 0; i < b->ncalls; i++)
+            n += !(b->calls[i].flags & BLOB_NOT_RUN) && !inj_failed(b->calls[i].ret);
+    }
+    return get(b, err);
 }
 
 int64_t inj_ret(const struct inj_batch *b, uint32_t call)
@@ -251,7 +278,7 @@ int inj_send_fds(struct inj *inj, const int *fds, int *remote, uint32_t n, struc
                      sizeof(struct msghdr));
     call = inj_call(&b, 0, SYS_recvmsg, inj->remote_ctl, mh_at, MSG_CMSG_CLOEXEC);
     /* The order matters: the loop itself reads the socket, and must be in the batch before fds arrive. */
-    if (start(&b, err) < 0 || send_scm(inj->ctl, fds, n, err) < 0 || finish(&b, err) < 0)
+    if (inj_start(&b, err) < 0 || send_scm(inj->ctl, fds, n, err) < 0 || finish(&b, err) < 0)
         return err_wrap(err, "process %d: passing file descriptors", inj->pid);
     struct msghdr *mh = inj_at(&b, mh_at);
     struct cmsghdr *c = inj_at(&b, ctrl);

@@ -34,6 +34,7 @@ struct inj {
     uint64_t base;     /* the area */
     uint64_t size;
     uint32_t nslots;
+    uint32_t slot;     /* of the host thread */
     uint64_t syscall_ip;
     bool entered;      /* by inj_enter: regs and mask below are the program's */
     bool stop_seen;    /* a SIGSTOP from outside arrived meanwhile: inj_leave sends it again */
@@ -94,6 +95,15 @@ static inline uint64_t inj_str(struct inj_batch *b, const char *s)
 /* Run it and fetch results and data. Only a dead target or a broken channel is an error here. */
 int inj_run(struct inj_batch *b, struct err *err);
 
+/* Begin to run it, without waiting for the end: for calls that do not return. */
+int inj_start(const struct inj_batch *b, struct err *err);
+
+/*
+ * Run a batch whose calls are clones (BLOB_MUST | BLOB_CLONE_VM) of up to n threads that each have a first
+ * batch in their slot, and wait until these have run too. The data area is fetched afterwards.
+ */
+int inj_run_threads(struct inj_batch *b, uint32_t n, struct err *err);
+
 /* After inj_run: a call's result, and what now is at an address that inj_data gave. */
 int64_t inj_ret(const struct inj_batch *b, uint32_t call);
 void *inj_at(const struct inj_batch *b, uint64_t addr);
@@ -126,8 +136,8 @@ int inj_area_local(uint64_t base, uint32_t slots, struct err *err);
 
 /*
  * Make a child of this process (or of its parent with CLONE_PARENT in flags) that runs the executor
- * in the local area and nothing else. pid 0: any. Its control socket becomes fd `remote_ctl` there.
- * The caller must be single-threaded. The child is not traced yet.
+ * in the local area and nothing else. pid 0: any. Its control socket becomes fd `remote_ctl` there,
+ * and it has no other fds. The caller must be single-threaded. The child is not traced yet.
  */
 int inj_spawn(struct inj *child, uint64_t base, uint32_t slots, uint64_t clone_flags, pid_t pid, int remote_ctl,
               struct err *err);
@@ -150,6 +160,9 @@ struct inj_fork_args {
     void *arg;
 };
 int inj_fork(struct inj *parent, struct inj *child, const struct inj_fork_args *a, struct err *err);
+
+/* Let a skeleton end, wait until it has, and close our side. Its parent still has to reap it. */
+void inj_exit(struct inj *inj, int status);
 
 /* The address of slot number i's record and the top of its stack. */
 uint64_t inj_slot(const struct inj *inj, uint32_t i);

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/sched.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -16,6 +17,19 @@
 #include "injector/blob_code.h"
 #include "injector/layout.h"
 #include "injector/ptrace.h"
+
+void inj_exit(struct inj *inj, int status)
+{
+    struct blob_call c = {.nr = SYS_exit_group, .arg = {(uint64_t)status}};
+    struct inj_batch b = {.inj = inj, .calls = &c, .ncalls = 1};
+    struct pollfd p = {.fd = inj->pidfd, .events = POLLIN};
+    struct err ignored;
+
+    if (inj_start(&b, &ignored) == 0)
+        while (poll(&p, 1, -1) < 0 && errno == EINTR)
+            ;
+    inj_close(inj);
+}
 
 int inj_area_local(uint64_t base, uint32_t slots, struct err *err)
 {
@@ -55,9 +69,10 @@ static void __attribute__((noreturn)) become_parasite(uint64_t base, uint64_t sl
     __builtin_unreachable();
 }
 
-static pid_t do_clone3(uint64_t flags, int exit_signal, const pid_t *pid)
+/* No exit signal: with CLONE_PARENT it is the caller's own (clone(2)), and else it would be in the way. */
+static pid_t do_clone3(uint64_t flags, const pid_t *pid)
 {
-    struct clone_args ca = {.flags = flags, .exit_signal = (uint64_t)exit_signal};
+    struct clone_args ca = {.flags = flags};
 
     if (*pid) {
         ca.set_tid = (uint64_t)pid;
@@ -85,9 +100,11 @@ int inj_spawn(struct inj *child, uint64_t base, uint32_t slots, uint64_t clone_f
     slot->ncalls = 1;
 
     syscall(SYS_rt_sigprocmask, SIG_SETMASK, &all, &old, sizeof(all));
-    child->pid = do_clone3(clone_flags, SIGCHLD, &pid);
+    child->pid = do_clone3(clone_flags, &pid);
     if (child->pid == 0) {
         syscall(SYS_dup3, pair[1], remote_ctl, 0);
+        syscall(SYS_close_range, 0, remote_ctl - 1, 0);
+        syscall(SYS_close_range, remote_ctl + 1, ~0u, 0);
         become_parasite(base, inj_slot(child, 0), inj_slot_stack(child, 0));
     }
     int saved = errno;
@@ -101,8 +118,7 @@ int inj_spawn(struct inj *child, uint64_t base, uint32_t slots, uint64_t clone_f
     return child_ready(child, err);
 }
 
-static int remote_clone(struct inj *parent, struct inj *child, const struct inj_fork_args *a, int their_ctl,
-                        struct err *err)
+static int remote_clone(struct inj *parent, struct inj *child, const struct inj_fork_args *a, struct err *err)
 {
     _cleanup_batch_ struct inj_batch b = {0};
     struct clone_args ca = {.flags = a->flags, .exit_signal = (uint64_t)a->exit_signal};
@@ -116,8 +132,9 @@ static int remote_clone(struct inj *parent, struct inj *child, const struct inj_
     }
     if (a->flags & CLONE_VM) {
         uint64_t top = inj_slot_stack(child, a->slot), slot_at = inj_slot(child, a->slot);
-        struct blob_slot slot = {.calls = calls_at(child), .ncalls = 1, .flags = BLOB_SLOT_HOST, .ctl = a->remote_ctl,
-                                 .nslots = 1};
+        struct blob_call first = {.nr = SYS_getpid}; /* its report tells that the child runs */
+        struct blob_slot slot = {.calls = inj_data(&b, &first, sizeof(first)), .ncalls = 1, .flags = BLOB_SLOT_HOST,
+                                 .ctl = a->remote_ctl, .index = a->slot, .nslots = 1};
         if (pt_write(parent->pid, slot_at, &slot, sizeof(slot), err) < 0 ||
             pt_write(parent->pid, top - 16, &slot_at, sizeof(slot_at), err) < 0)
             return -err->code;
@@ -127,8 +144,6 @@ static int remote_clone(struct inj *parent, struct inj *child, const struct inj_
     uint64_t args_at = inj_data(&b, &ca, sizeof(ca));
     call = inj_call(&b, a->flags & CLONE_VM ? BLOB_CLONE_VM : BLOB_FORK, SYS_clone3, args_at, sizeof(ca));
     b.calls[call].pad = (uint32_t)a->remote_ctl;
-    if (a->remote_ctl != their_ctl && !(a->flags & CLONE_FILES))
-        inj_call(&b, 0, SYS_close, their_ctl);
     if (inj_run(&b, err) < 0)
         return -err->code;
     if (inj_failed(inj_ret(&b, call)))
@@ -143,6 +158,7 @@ int inj_fork(struct inj *parent, struct inj *child, const struct inj_fork_args *
     int64_t ret;
 
     child_init(child, parent->base, parent->nslots, a->remote_ctl);
+    child->slot = a->flags & CLONE_VM ? a->slot : parent->slot;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return err_errno(err, "socketpair");
     child->ctl = pair[0];
@@ -154,11 +170,9 @@ int inj_fork(struct inj *parent, struct inj *child, const struct inj_fork_args *
         return -err->code;
     if (ret < 0)
         return err_set(err, (int)-ret, "process %d: dup3: %s", parent->pid, strerror((int)-ret));
-    inj_syscall(parent, &ret, err, SYS_close, (uint64_t[6]){(uint64_t)remote});
-    if (remote_clone(parent, child, a, a->remote_ctl, err) < 0)
+    if (inj_syscall(parent, &ret, err, SYS_close, (uint64_t[6]){(uint64_t)remote}) < 0 ||
+        remote_clone(parent, child, a, err) < 0)
         return -err->code;
-    if (!(a->flags & CLONE_FILES))
-        inj_syscall(parent, &ret, err, SYS_close, (uint64_t[6]){(uint64_t)a->remote_ctl});
     if (a->attach && a->attach(a->arg, child->pid, err) < 0)
         return -err->code;
     return child_ready(child, err);

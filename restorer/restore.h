@@ -41,12 +41,14 @@ struct rproc {
     pid_t host_pid;        /* as the driver sees it: differs in a new pid namespace */
     struct inj inj;
     bool alive;
+    Mm *own_mm;            /* of one that shares another's memory (then mm is that one's); else NULL */
     struct rproc *mm_home; /* in whose image its memory is: itself unless it shares it (CLONE_VM) */
     bool built;            /* its private memory stands: children forked from now on share it */
     uint32_t slot;         /* of its host thread in the area (blob.h) */
     uint32_t next_slot;    /* of a process that has its memory first: slots given out */
     uint64_t vdso;         /* where this kernel's vDSO is in it; 0: unmapped */
-    struct rmap *map;      /* what mm.c knows of its mappings */
+    struct rproc *came_from; /* whose copy its memory was when it was forked; NULL: the driver's */
+    bool cleared;          /* nothing of the driver is mapped in it */
     void *priv;            /* of fd.c and the kinds */
 };
 
@@ -89,6 +91,7 @@ struct restore {
     void *index;           /* hashes: object by id, ofd by id */
     uint64_t area;         /* where the parasite's area is in every skeleton: free in all of them */
     uint32_t slots;
+    uint64_t vdso_home;    /* where the vDSO is until it goes to its place: next to the area */
     int ctl_fd;            /* first fd number that no process uses: control sockets live from here on */
     bool new_pidns;
     bool new_userns;
@@ -98,6 +101,7 @@ struct restore {
     size_t n_objects;
     int report;            /* the driver's end of the channel to dmtcp_restart, -1 there */
     struct vdso *vdso;     /* of this kernel (vdso.c) */
+    struct rsockets *sockets; /* socket.h */
     void *priv;
 };
 
