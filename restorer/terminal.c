@@ -7,16 +7,19 @@
 #include <asm/termbits.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "restorer/place.h"
+#include "restorer/tty.h"
 #include "restorer/ttyrole.h"
 
 static bool is_terminal(int fd)
@@ -98,6 +101,100 @@ int terminal_place(struct restore *r, struct robject *o, struct err *err)
     return 0;
 }
 
+/* ---- sessions ---- */
+
+#define OUTSIDE_SESSION INT_MAX /* a number that is no process */
+
+static bool leads_with_terminal(const struct rproc *p)
+{
+    const Process *m = p->process;
+
+    return m->sid == p->pid && m->had_tty && !m->tty_inside && m->state != 1;
+}
+
+static void join_outside(struct restore *r, pid_t sid)
+{
+    for (size_t i = 0; i < r->nprocs; i++)
+        if (r->procs[i].process->sid == sid)
+            r->procs[i].process->sid = OUTSIDE_SESSION;
+}
+
+void terminal_plan(struct restore *r)
+{
+    _cleanup_close_ int tty = open("/dev/tty", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    struct sigaction ignore = {.sa_handler = SIG_IGN}, before;
+
+    for (size_t i = 0; tty >= 0 && i < r->nprocs; i++) {
+        if (r->procs[i].parent || !leads_with_terminal(&r->procs[i]))
+            continue;
+        if (getsid(0) != getpid()) {
+            log_note("process %d led the session of its terminal; here a shell does, and it joins that",
+                     r->procs[i].pid);
+            join_outside(r, r->procs[i].pid);
+            continue;
+        }
+        sigaction(SIGHUP, &ignore, &before); /* a leader that gives its terminal up hangs up its own group */
+        ioctl(tty, TIOCNOTTY);
+        sigaction(SIGHUP, &before, NULL);
+        return;
+    }
+}
+
+int terminal_acquire(struct restore *r, struct rproc *leader, struct err *err)
+{
+    int own = own_stream(r);
+    int64_t ret;
+
+    if (own < 0)
+        return 0;
+    if (remote_tty_ioctl(leader, own, TIOCSCTTY, NULL, &ret, err) < 0)
+        return -err->code;
+    if (inj_failed(ret))
+        log_note("process %d has no controlling terminal any more: %s", leader->pid, strerror((int)-ret));
+    return 0;
+}
+
+/* The group that the program had in the foreground, if it is one of the tree's own and not that of
+ * dmtcp_restart. */
+static const struct rproc *foreground(const struct restore *r)
+{
+    for (size_t i = 0; i < r->nprocs; i++) {
+        const struct rproc *p = &r->procs[i];
+
+        if (p->alive && p->process->had_tty && !p->process->tty_inside &&
+            p->process->pgid == p->process->tty_pgrp && restore_proc(r, p->process->pgid))
+            return p;
+    }
+    return NULL;
+}
+
+/* By the leader, if it is the tree's session; else by the driver, if dmtcp_restart is in the foreground
+ * itself. */
+int terminal_foreground(struct restore *r, struct err *err)
+{
+    const struct rproc *p = foreground(r);
+    struct rproc *leader = p ? restore_proc(r, p->process->sid) : NULL;
+    int own = own_stream(r), now = -1;
+    sigset_t ttou, before;
+    int64_t ret;
+
+    if (!p || own < 0)
+        return 0;
+    if (leader && leader->alive)
+        return remote_tty_ioctl(leader, own, TIOCSPGRP, &p->process->pgid, &ret, err);
+    if (ioctl(own, TIOCGPGRP, &now) < 0 || now != getpgrp())
+        return 0;
+    sigemptyset(&ttou);
+    sigaddset(&ttou, SIGTTOU);
+    sigprocmask(SIG_BLOCK, &ttou, &before);
+    if (ioctl(own, TIOCSPGRP, &p->process->pgid) < 0)
+        log_note("group %d cannot be in the foreground: %s", p->process->pgid, strerror(errno));
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return 0;
+}
+
+/* ---- its mode ---- */
+
 /* Was the tree in the foreground of it? Then its mode is the tree's. */
 static bool in_foreground(const struct restore *r, uint64_t rdev, pid_t *group)
 {
@@ -128,10 +225,12 @@ int terminal_arm(struct restore *r, struct robject *o, struct err *err)
     struct winsize now = {0};
     struct termios2 t;
     sigset_t ttou, before;
-    pid_t group;
+    pid_t group, fg;
 
     if (own < 0 || m->termios.len != sizeof(t) || !in_foreground(r, m->rdev, &group))
         return 0;
+    if (ioctl(own, TIOCGPGRP, &fg) == 0 && fg != group && fg != getpgrp())
+        return 0; /* the restart is in the background: the terminal's mode is somebody else's */
     memcpy(&t, m->termios.data, sizeof(t));
     sigemptyset(&ttou);
     sigaddset(&ttou, SIGTTOU);

@@ -147,8 +147,8 @@ int tty_make_all(struct restore *r, struct err *err)
 
 /* Send fd to the process and run ioctl(fd, request, arg) there, arg pointing to an int if value is not NULL.
  */
-static int remote_ioctl(struct rproc *p, int fd, unsigned long request, const int *value, int64_t *ret,
-                        struct err *err)
+int remote_tty_ioctl(struct rproc *p, int fd, unsigned long request, const int *value, int64_t *ret,
+                     struct err *err)
 {
     _cleanup_batch_ struct inj_batch b = {0};
     uint32_t call;
@@ -170,8 +170,8 @@ int tty_acquire(struct restore *r, struct rproc *leader, struct err *err)
     int64_t ret;
 
     if (!o)
-        return 0;
-    if (remote_ioctl(leader, ((struct rtty *)o->priv)->slave, TIOCSCTTY, NULL, &ret, err) < 0)
+        return leader->process->had_tty ? terminal_acquire(r, leader, err) : 0;
+    if (remote_tty_ioctl(leader, ((struct rtty *)o->priv)->slave, TIOCSCTTY, NULL, &ret, err) < 0)
         return -err->code;
     if (inj_failed(ret))
         return err_set(err, (int)-ret, "process %d: taking its controlling terminal: %s", leader->pid,
@@ -189,13 +189,13 @@ int tty_foreground(struct restore *r, struct err *err)
 
         if (!o || m->tty_pgrp <= 0)
             continue;
-        if (remote_ioctl(p, ((struct rtty *)o->priv)->slave, TIOCSPGRP, &m->tty_pgrp, &ret, err) < 0)
+        if (remote_tty_ioctl(p, ((struct rtty *)o->priv)->slave, TIOCSPGRP, &m->tty_pgrp, &ret, err) < 0)
             return -err->code;
         if (inj_failed(ret) && ret != -ESRCH) /* a group whose last process has ended */
             return err_set(err, (int)-ret, "process %d: foreground group %d of its terminal: %s", p->pid,
                            m->tty_pgrp, strerror((int)-ret));
     }
-    return 0;
+    return terminal_foreground(r, err);
 }
 
 /* ---- descriptions ---- */

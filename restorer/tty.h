@@ -20,4 +20,13 @@ int tty_acquire(struct restore *r, struct rproc *leader, struct err *err);
 /* All sessions and groups exist: foreground groups, of the terminals inside and of dmtcp_restart's own. */
 int tty_foreground(struct restore *r, struct err *err);
 
+/*
+ * In dmtcp_restart itself, before anything is made: what becomes of a session of the tree whose controlling
+ * terminal was outside. If dmtcp_restart leads the session of its own terminal it gives that up, for
+ * tty_acquire() to take. If a shell does, the terminal can't be had: then the processes of that session join
+ * the shell's, where they have the terminal and job control, but are not led by their own leader. Changes the
+ * sessions in r->procs for that.
+ */
+void terminal_plan(struct restore *r);
+
 #endif

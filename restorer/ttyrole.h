@@ -26,6 +26,12 @@ int tty_fill(struct robject *o, struct err *err);
 int terminal_open(struct restore *r, struct robject *o, struct rofd *d, int *fd, struct err *err);
 int terminal_place(struct restore *r, struct robject *o, struct err *err);
 int terminal_arm(struct restore *r, struct robject *o, struct err *err);
+/* A leader that had such a terminal takes the one that stands in, if it has no session any more. */
+int terminal_acquire(struct restore *r, struct rproc *leader, struct err *err);
+int terminal_foreground(struct restore *r, struct err *err);
+/* Run ioctl(fd, request, value) in a process, value being passed as a pointer unless it is NULL. */
+int remote_tty_ioctl(struct rproc *p, int fd, unsigned long request, const int *value, int64_t *ret,
+                     struct err *err);
 /* The terminal that stands in, the driver's; -1: dmtcp_restart has none. Close it. */
 int terminal_own(const struct restore *r);
 
