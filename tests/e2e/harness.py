@@ -279,8 +279,8 @@ class Lab:
         with open(self.path(f"{name}.output"), "w+b") as output:
             process = self.popen([self.bin.command(name), *args], stdout=output, stderr=output, **options)
             try:
-                status = process.wait(seconds * SLOW)
-            except subprocess.TimeoutExpired:
+                status = self.wait_end(process, seconds)
+            except Timeout:
                 output.seek(0)
                 said = output.read().decode(errors="replace")
                 raise Timeout(f"{name} {' '.join(map(str, args))} did not end; it said: {said}; "
@@ -308,7 +308,7 @@ class Lab:
             text = port_file.read_text() if port_file.exists() else ""
             return int(text) if text.endswith("\n") or text.strip().isdigit() else None
 
-        self.port = wait_until("dmtcp_coordinator writes its port", port, 20)
+        self.port = self.wait_until("dmtcp_coordinator writes its port", port, 20)
         return self.port
 
     def where(self):
@@ -382,7 +382,7 @@ class Lab:
             status, said = self.run("dmtcp_command", *self.where(), "-s", check=False)
             return status == 0 and "RUNNING=yes" in said.replace(" ", "")
 
-        wait_until("the restarted computation runs", running, seconds, 0.02)
+        self.wait_until("the restarted computation runs", running, seconds, 0.02)
 
     # -- what came out ----------------------------------------------------------------------------
 
@@ -399,15 +399,15 @@ class Lab:
                                      f"{said}; {self.tail('stderr')}")
             return False
 
-        wait_until("the program is ready", ready, seconds)
+        self.wait_until("the program is ready", ready, seconds)
 
     def finish(self, seconds=60):
         """Wait for the program's end and the end of its output; return the status."""
         try:
-            self.program.wait(seconds * SLOW)
+            self.wait_end(self.program, seconds)
             # whoever still has its standard output (but the program has ended) is one process too many
             output, _ = self.program.communicate(timeout=10 * SLOW)
-        except subprocess.TimeoutExpired:
+        except (Timeout, subprocess.TimeoutExpired):
             raise Timeout(f"the program (or its output) did not end; it said {self.lines()}; "
                           f"stderr: {self.tail('stderr')}; processes: {self.describe_processes()}") from None
         self.output = output
@@ -421,6 +421,7 @@ class Lab:
 
         end = time.monotonic() + seconds * SLOW
         while left := strangers():
+            self.reap()
             if time.monotonic() > end:
                 raise Timeout(f"left over after the program's end: {left}")
             time.sleep(0.005)
@@ -429,16 +430,18 @@ class Lab:
         path = self.path(name)
         return path.read_bytes()[-size:].decode(errors="replace") if path.exists() else ""
 
-    def describe_processes(self):
-        said = []
-        for process in descendants():
+    def describe_processes(self, most=40):
+        """What the processes are doing; zombies only by their number."""
+        everything = descendants()
+        said = [f"{sum(not p.alive for p in everything)} zombies"]
+        for process in [p for p in everything if p.alive][:most]:
             try:
                 wchan = pathlib.Path(f"/proc/{process.pid}/wchan").read_text()
                 call = pathlib.Path(f"/proc/{process.pid}/syscall").read_text().strip()
             except OSError:
                 wchan = call = "?"
             said.append(f"{process} in {wchan} syscall {call}")
-        return "; ".join(said)
+        return "\n  ".join(said)
 
     def report(self):
         """Everything that helps to understand a failure."""
@@ -458,6 +461,35 @@ class Lab:
                         pipe.close()
                     except OSError:
                         pass
+
+    def reap(self):
+        """Take the statuses of dead orphans that came to us. One that nobody waits for keeps its pid."""
+        known = {process.pid: process for process in self.popens}
+        while True:
+            try:
+                dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if dead is None:
+                return
+            if dead.si_pid in known:
+                known[dead.si_pid].poll()
+            else:
+                os.waitpid(dead.si_pid, os.WNOHANG)
+
+    def wait_until(self, what, condition, seconds=30.0, interval=0.005):
+        """The same as wait_until(), and reaps meanwhile."""
+
+        def reap_and_ask():
+            self.reap()
+            return condition()
+
+        return wait_until(what, reap_and_ask, seconds, interval)
+
+    def wait_end(self, process, seconds):
+        """Wait for the end of a Popen, and reap meanwhile; raises Timeout."""
+        self.wait_until(f"{process.args[0]} ends", lambda: process.poll() is not None, seconds, 0.002)
+        return process.returncode
 
     def close(self):
         kill_all_descendants()

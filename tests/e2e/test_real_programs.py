@@ -210,9 +210,9 @@ def launch(lab, real):
 def ended(lab, seconds=2):
     """Has the program ended, or is it about to?"""
     try:
-        lab.program.wait(seconds)
+        lab.wait_end(lab.program, seconds / harness.SLOW)
         return True
-    except subprocess.TimeoutExpired:
+    except harness.Timeout:
         return False
 
 
@@ -327,7 +327,7 @@ def await_file(lab, typist, name, content):
         typist.drain()
         return lab.path(name).exists() and lab.path(name).read_text() == content
 
-    harness.wait_until(f"vim writes {name}", there)
+    lab.wait_until(f"vim writes {name}", there)
 
 
 def start_vim(start):
@@ -353,7 +353,7 @@ def end_vim(lab, typist):
         typist.drain()
         return lab.program.poll() is not None
 
-    harness.wait_until("vim ends", gone)
+    lab.wait_until("vim ends", gone)
     assert lab.program.returncode == 0
     assert lab.path("text").read_text() == "first line\nsecond\nsecond\n"
 

@@ -95,7 +95,7 @@ def test_attached(lab, name, instants):
         instants()
         lab.checkpoint()
     lab.run("dmtcp_command", *lab.where(), "--detach", program.pid)
-    harness.wait_until("the tracer has gone", lambda: not [p for p in harness.descendants() if p.comm == "dmtcp_tracer" and p.alive])
+    lab.wait_until("the tracer has gone", lambda: not [p for p in harness.descendants() if p.comm == "dmtcp_tracer" and p.alive])
     verify(lab, Program(name))
 
 
@@ -114,8 +114,8 @@ def test_attached_pipeline_and_daemon(lab, instants):
         """, 0o755)
     lab.start_coordinator()
     shell = lab.run_bare(["bash", work])
-    harness.wait_until("the daemon is ready", lambda: "ready" in lab.tail("daemon.out"))
-    harness.wait_until("numbers come", lambda: lab.tail("numbers").count("\n") > 5)
+    lab.wait_until("the daemon is ready", lambda: "ready" in lab.tail("daemon.out"))
+    lab.wait_until("numbers come", lambda: lab.tail("numbers").count("\n") > 5)
     # the daemon has left the shell's tree: it is adopted by its own pid
     daemon = [p for p in harness.descendants() if p.comm == "count"][0]
     attach(lab, shell.pid)
@@ -127,7 +127,7 @@ def test_attached_pipeline_and_daemon(lab, instants):
     lab.wait_running()
     lab.go.touch()
     assert lab.finish() == 0
-    harness.wait_until("the daemon ends", lambda: "PASS" in lab.tail("daemon.out"))
+    lab.wait_until("the daemon ends", lambda: "PASS" in lab.tail("daemon.out"))
     numbers = [int(n) for n in lab.tail("numbers", 1 << 30).split()]
     assert numbers == list(range(len(numbers)))
     assert int(lab.tail("sum")) == sum(numbers)

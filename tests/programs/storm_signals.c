@@ -90,22 +90,25 @@ static void receiver(int acks)
     check_true(next_expected > 0, "no signal came");
 }
 
-static void *computing(void *arg)
+static unsigned long chunk(unsigned long seed)
 {
-    unsigned long n = 0, sum = 1, again = 1, i;
+    unsigned long sum = seed, i;
     double x = 1;
 
-    while (!stop) {
-        sum = sum * 6364136223846793005u + n++;
+    for (i = 0; i < 500000; i++) {
+        sum = sum * 6364136223846793005u + i;
         x = x * 1.0000001 + 0.5;
-        if (n % 65536 == 0)
-            x = 1;
     }
-    for (i = 0; i < n; i++)
-        again = again * 6364136223846793005u + i;
-    check_num((long long)again, (long long)sum, "what a thread computed under a hail of signals");
-    (void)arg;
-    return NULL;
+    return sum ^ (unsigned long)x;
+}
+
+static void *computing(void *arg)
+{
+    unsigned long expected = chunk(7);
+
+    while (!stop && !check_status())
+        check_num((long long)expected, (long long)chunk(7), "what a thread computed under a hail of signals");
+    return arg;
 }
 
 /* Reads byte after byte of a slow pipe under a hail of SA_RESTART signals: never EINTR, nothing lost. */
