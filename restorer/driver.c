@@ -1,0 +1,273 @@
+/*
+ * The driver: builds everything in one order, then becomes the tracer with every restored thread still stopped, so
+ * that nothing runs unfollowed. Until then each skeleton hangs on the driver's end of its control socket (or
+ * on PTRACE_O_EXITKILL): when the driver ends for whatever reason, so do they. All or nothing.
+ */
+#include "restorer/driver.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/rseq.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include "base/log.h"
+#include "base/util.h"
+#include "image/image.pb-c.h"
+#include "restorer/core.h"
+#include "restorer/sysv.h"
+#include "restorer/tty.h"
+
+/* Run one step for every process that lives. */
+static int each(struct restore *r, int (*step)(struct restore *, struct rproc *, struct err *), struct err *err)
+{
+    for (size_t i = 0; i < r->nprocs; i++)
+        if (r->procs[i].alive && step(r, &r->procs[i], err) < 0)
+            return -err->code;
+    return 0;
+}
+
+/* Those that have an address space of their own. */
+static int each_memory(struct restore *r, int (*step)(struct restore *, struct rproc *, struct err *), struct err *err)
+{
+    for (size_t i = 0; i < r->nprocs; i++)
+        if (r->procs[i].alive && !r->procs[i].own_mm && step(r, &r->procs[i], err) < 0)
+            return -err->code;
+    return 0;
+}
+
+/*
+ * Skeletons are forks of this thread and inherit its rseq registration, whose memory they unmap; the kernel would
+ * kill them for that. Nothing here needs it.
+ */
+static void drop_rseq(void)
+{
+#ifdef RSEQ_SIG
+    if (__rseq_size)
+        syscall(SYS_rseq, (char *)__builtin_thread_pointer() + __rseq_offset, 32, 1 /* unregister */, RSEQ_SIG);
+#endif
+}
+
+static int make_skeletons(struct restore *r, struct err *err)
+{
+    drop_rseq();
+    if (inj_area_local(r->area, r->slots, err) < 0 || tree_create(r, err) < 0)
+        return -err->code;
+    log_trace("restart: processes are there");
+    if (tree_groups(r, err) < 0 || tty_foreground(r, err) < 0)
+        return -err->code;
+    return tree_zombies(r, err);
+}
+
+static int fill_skeletons(struct restore *r, struct err *err)
+{
+    if (rebuild_objects(r, err) < 0 || rebuild_fd_tables(r, err) < 0)
+        return -err->code;
+    log_trace("restart: descriptors");
+    if (refill_objects(r, err) < 0 || each_memory(r, mm_copy_inherited, err) < 0 || each(r, process_paths, err) < 0 ||
+        each_memory(r, mm_finish, err) < 0)
+        return -err->code;
+    log_trace("restart: memory");
+    if (each(r, signals_drain, err) < 0 || each(r, threads_create, err) < 0 || each(r, timers_create, err) < 0 ||
+        each(r, process_limits, err) < 0 || each(r, process_flags, err) < 0)
+        return -err->code;
+    log_trace("restart: threads");
+    return 0;
+}
+
+int restore_all(struct restore *r, struct err *err)
+{
+    if (namespaces_enter(r, err) < 0 || sysv_make_all(r, err) < 0 || tty_make_all(r, err) < 0 ||
+        make_skeletons(r, err) < 0 || fill_skeletons(r, err) < 0 || each(r, signals_restore, err) < 0 ||
+        each(r, timers_restore, err) < 0 || arm_objects(r, err) < 0 || each(r, thread_host, err) < 0 ||
+        each(r, threads_seize, err) < 0 || each(r, threads_finish, err) < 0)
+        return -err->code;
+    log_trace("restart: registers");
+    return 0;
+}
+
+void restore_abort(struct restore *r)
+{
+    for (size_t i = 0; i < r->nprocs; i++)
+        if (r->procs[i].alive && r->procs[i].inj.pidfd >= 0)
+            syscall(SYS_pidfd_send_signal, r->procs[i].inj.pidfd, SIGKILL, NULL, 0);
+}
+
+/* --- reports --------------------------------------------------------------------------------------------------- */
+
+static int send_report(int sock, const struct report *rep, int fd)
+{
+    union {
+        char buf[CMSG_SPACE(sizeof(int))];
+        struct cmsghdr align;
+    } u = {0};
+    struct iovec iov = {(void *)rep, sizeof(*rep)};
+    struct msghdr mh = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    if (fd >= 0) {
+        mh.msg_control = u.buf;
+        mh.msg_controllen = sizeof(u.buf);
+        struct cmsghdr *c = CMSG_FIRSTHDR(&mh);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+    }
+    return sendmsg(sock, &mh, MSG_NOSIGNAL) == sizeof(*rep) ? 0 : -errno;
+}
+
+static void report_roots(const struct restore *r)
+{
+    struct report rep = {.op = REPORT_ROOT};
+
+    for (size_t i = 0; i < r->nprocs; i++) {
+        const struct rproc *p = &r->procs[i];
+        if (!p->process->is_root || p->parent || !p->alive)
+            continue;
+        rep.own_group = p->process->pgid == p->pid;
+        send_report(r->report, &rep, p->inj.pidfd);
+    }
+    rep.op = REPORT_END;
+    send_report(r->report, &rep, -1);
+}
+
+static void __attribute__((noreturn)) give_up(struct restore *r, const struct err *err)
+{
+    struct report rep = {.op = REPORT_FAILED};
+
+    restore_abort(r);
+    snprintf(rep.text, sizeof(rep.text), "%s", err->msg);
+    send_report(r->report, &rep, -1);
+    _exit(1);
+}
+
+/* --- becoming the tracer ---------------------------------------------------------------------------------------- */
+
+static int join(struct restore *r, const struct driver_config *config, struct err *err)
+{
+    Wire__Join j = WIRE__JOIN__INIT;
+    Wire__Msg *joined = NULL;
+
+    if (!config->coord)
+        return 0;
+    j.role = WIRE__JOIN__ROLE__RESTARTER;
+    j.computation = r->procs[0].head->computation;
+    j.generation = (uint32_t)r->procs[0].head->generation;
+    j.manifest = (char *)(config->manifest ? config->manifest : "");
+    if (coord_join(config->coord, &j, &joined, err) < 0)
+        return -err->code;
+    coord_msg_free(joined);
+    return 0;
+}
+
+/* One Tree for each root; every process is named once. */
+static int list_trees(const struct restore *r, Wire__TracerConfig *c, struct err *err)
+{
+    c->tree = calloc(r->nprocs + 1, sizeof(*c->tree));
+    for (size_t i = 0; c->tree && i < r->nprocs; i++) {
+        const struct rproc *p = &r->procs[i];
+        bool root = p->process->is_root && !p->parent;
+        if (!root && c->n_tree)
+            continue;
+        Wire__TracerConfig__Tree *t = malloc(sizeof(*t));
+        if (!t)
+            return err_set(err, ENOMEM, "out of memory");
+        wire__tracer_config__tree__init(t);
+        t->root = p->pid;
+        t->pid = calloc(r->nprocs + 1, sizeof(*t->pid));
+        if (!t->pid)
+            return err_set(err, ENOMEM, "out of memory");
+        if (!c->n_tree) /* the first takes them all */
+            for (size_t k = 0; k < r->nprocs; k++)
+                t->pid[t->n_pid++] = r->procs[k].pid;
+        c->tree[c->n_tree++] = t;
+    }
+    return c->tree ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
+static int become_tracer(struct restore *r, const struct driver_config *config, struct err *err)
+{
+    Wire__TracerConfig c = WIRE__TRACER_CONFIG__INIT;
+    const char *log = getenv("DMTCP_TRACER_LOG");
+    _cleanup_free_ char *program = coord_find_program("dmtcp_tracer", "tracer", err);
+    void *data;
+    size_t len;
+    char number[16];
+    int fd;
+
+    if (!program || list_trees(r, &c, err) < 0 || coord_export(config->coord, &data, &len, err) < 0)
+        return -err->code;
+    c.connection.data = data;
+    c.connection.len = len;
+    c.ckptdir = config->options->ckptdir;
+    c.tmpdir = config->options->tmpdir;
+    c.log_file = (char *)(log ? log : "");
+    c.status_fd = -1;
+    fd = coord_write_config(&c, err);
+    if (fd < 0)
+        return fd;
+    snprintf(number, sizeof(number), "%d", fd);
+    report_roots(r);
+    setsid();
+    if (chdir("/") < 0)
+        return err_errno(err, "/");
+    execl(program, "dmtcp_tracer", "--config-fd", number, (char *)NULL);
+    return err_errno(err, "%s", program);
+}
+
+/* Without a coordinator nobody follows: let everyone go. */
+static void __attribute__((noreturn)) just_let_go(struct restore *r)
+{
+    report_roots(r);
+    for (size_t i = 0; i < r->nprocs; i++)
+        for (size_t k = 0; r->procs[i].alive && k < r->procs[i].nthreads; k++)
+            ptrace(PTRACE_DETACH, r->procs[i].threads[k]->tid, NULL, 0);
+    _exit(0);
+}
+
+/* The streams of dmtcp_restart stay at hand under high numbers; ours lead nowhere. */
+static int step_aside(struct restore *r, struct err *err)
+{
+    struct rlimit lim;
+    int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+    if (null < 0)
+        return err_errno(err, "/dev/null");
+    if (getrlimit(RLIMIT_NOFILE, &lim) == 0) {
+        lim.rlim_cur = lim.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &lim);
+    }
+    for (int i = 0; i < 3; i++) {
+        r->options.stdio[i] = fcntl(i, F_DUPFD_CLOEXEC, 3);
+        if (dup2(null, i) < 0)
+            return err_errno(err, "dup2");
+    }
+    close(null);
+    return 0;
+}
+
+void driver_run(struct restore *r, const struct driver_config *config)
+{
+    struct err err = {0};
+
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGINT, SIG_IGN); /* a key at the terminal is for dmtcp_restart */
+    signal(SIGQUIT, SIG_IGN);
+    signal(SIGTSTP, SIG_IGN);
+    log_to_fd(-1);
+    const char *trace = getenv("DMTCP_RESTART_LOG");
+    if (trace)
+        log_to_fd(open(trace, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
+    if (step_aside(r, &err) < 0 || restore_all(r, &err) < 0 || join(r, config, &err) < 0)
+        give_up(r, &err);
+    if (!config->coord)
+        just_let_go(r);
+    become_tracer(r, config, &err);
+    give_up(r, &err);
+}
