@@ -80,7 +80,7 @@ PROGRAMS = [
     Program("ipc_iouring"),
     Program("ipc_mqueue"),
     Program("ipc_sysv"),
-    Program("refuse_socket", refused={"root": "socket", "user": "socket"}),
+    Program("sock_pair"),
 ]
 
 

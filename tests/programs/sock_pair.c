@@ -1,6 +1,5 @@
 /*
- * Sockets between parent and child with data under way. Until they can be checkpointed the checkpoint is
- * refused by name, and the program goes on unharmed.
+ * A pair of unix sockets between parent and child, with data under way in both directions.
  */
 #include <stdio.h>
 #include <string.h>
