@@ -25,6 +25,7 @@ struct node {
     pid_t birth;    /* session that it must be born in, or ANY */
     size_t parent;  /* index, DRIVER: outside the tree */
     bool adopted;   /* not forked by its parent */
+    bool has_base;
     size_t base;    /* adopted: where its helper is forked */
     size_t first_child, next_child;     /* lists end with DRIVER */
     size_t first_adopted, next_adopted; /* adopted ones whose base this is */
@@ -135,8 +136,8 @@ static size_t shared_base(const struct ctx *c, size_t i)
 
     if (birth == ANY || birth == c->outside || restore_proc(c->r, birth))
         return i;
-    for (size_t k = c->r->nprocs; k-- > i + 1;)
-        if (c->node[k].adopted && c->node[k].birth == birth)
+    for (size_t k = 0; k < c->r->nprocs; k++)
+        if (c->node[k].has_base && c->node[k].birth == birth)
             return c->node[k].base;
     return i;
 }
@@ -163,6 +164,7 @@ static int choose_base(struct ctx *c, size_t i)
         if (b != DRIVER && descends(c, b, i))
             continue;
         n->base = b;
+        n->has_base = true;
         return 0;
     }
     return err_set(c->err, ENOTSUP, "%s: process %d is in a session (%d) that its parent %d cannot give it", p->path,
@@ -186,11 +188,15 @@ static int link_all(struct ctx *c)
         return -c->err->code;
     for (size_t k = 0; k < n; k++)
         settle(c, list[k]);
+    /* Those that share pages first: they have a wish. */
+    for (int pass = 0; pass < 2; pass++)
+        for (size_t i = 0; i < n; i++)
+            if (c->node[i].adopted && !c->node[i].has_base && (pass || mm_source(c->r, proc_of(c, i))) &&
+                choose_base(c, i) < 0)
+                return -c->err->code;
     for (size_t i = n; i-- > 0;) {
         struct node *node = &c->node[i];
         if (node->adopted) {
-            if (choose_base(c, i) < 0)
-                return -c->err->code;
             size_t *head = node->base == DRIVER ? &c->driver_adopted : &c->node[node->base].first_adopted;
             node->next_adopted = *head;
             *head = i;
