@@ -1,6 +1,6 @@
 /*
- * What dmtcp_command and the console ask for. What only tracers know is gathered: the request goes to all of
- * them, and when all have answered (or are gone) one answer is made of theirs.
+ * What dmtcp_command and the console ask for. What only tracers know is gathered (gather.h): the request goes
+ * to all of them, and when all have answered (or are gone) one answer is made of theirs.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -8,93 +8,16 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "coordinator/gather.h"
 #include "coordinator/port_file.h"
 #include "coordinator/server.h"
 
-#define QUIT_MS 10000 /* for the tracers to go after all is killed */
-
-struct gather {
-    struct ask ask;
-    size_t waiting;
-    void (*finish)(struct server *s, struct gather *g);
-    Wire__Msg **answers; /* of those who gave one */
-    uint64_t *from;      /* who: may be gone when the last one answers */
-    size_t n, cap, cap_from;
-    struct err failure; /* the first; code 0: none */
-};
-
-static void gather_free(struct gather *g)
-{
-    for (size_t i = 0; i < g->n; i++)
-        wire__msg__free_unpacked(g->answers[i], NULL);
-    free(g->answers);
-    free(g->from);
-    free(g);
-}
-
-static void gather_done(struct server *s, struct gather *g)
-{
-    if (--g->waiting > 0)
-        return;
-    g->finish(s, g);
-    gather_free(g);
-}
-
-static int gather_keep(struct gather *g, struct peer *from, Wire__Msg *msg)
-{
-    Wire__Msg **answers = grow(g->answers, g->n, &g->cap, sizeof(*answers));
-    uint64_t *peers = grow(g->from, g->n, &g->cap_from, sizeof(*peers));
-
-    if (answers)
-        g->answers = answers;
-    if (peers)
-        g->from = peers;
-    if (!answers || !peers)
-        return 0;
-    peers[g->n] = from->id;
-    answers[g->n++] = msg;
-    return 1;
-}
-
-static int gather_answer(struct server *s, struct peer *from, Wire__Msg *msg, void *arg)
-{
-    struct gather *g = arg;
-    int kept = 0;
-
-    if (msg && (msg->body_case == WIRE__MSG__BODY_TEXT || msg->body_case == WIRE__MSG__BODY_PROGRESS)) {
-        answer(s, &g->ask, msg); /* passed on as it is */
-        return 0;
-    }
-    if (!msg)
-        err_set(&g->failure, ESRCH, "%s: the tracer ended", member_hostname(from));
-    else if (msg->body_case == WIRE__MSG__BODY_ERROR)
-        err_set(&g->failure, msg->error->code, "%s: %s", member_hostname(from), msg->error->text);
-    else
-        kept = gather_keep(g, from, msg);
-    gather_done(s, g);
-    return kept;
-}
-
-/* Send to all tracers (or to one); finish is called in any case. */
-static void gather(struct server *s, const struct ask *ask, Wire__Msg *msg, struct peer *only,
-                   void (*finish)(struct server *, struct gather *))
-{
-    struct gather *g = calloc(1, sizeof(*g));
-
-    if (!g) {
-        answer_error(s, ask, ENOMEM, "out of memory");
-        return;
-    }
-    g->ask = *ask;
-    g->finish = finish;
-    g->waiting = 1;
-    for (struct peer *p = s->peers; p; p = p->next)
-        if (p->role == ROLE_TRACER && !p->dead && (!only || p == only)) {
-            g->waiting++;
-            peer_request(s, p, msg, gather_answer, g);
-        }
-    gather_done(s, g);
-}
+#define QUIT_MS       10000 /* for the tracers to go after all is killed */
+#define STATUS_MS     1000  /* then the status is what was known before */
+#define LIST_MS       10000
+#define KILL_MS       10000
+#define DETACH_MS     30000
+#define BACKTRACES_MS 60000 /* from one piece of text to the next */
 
 static void finish_plain(struct server *s, struct gather *g)
 {
@@ -148,8 +71,7 @@ static void finish_status(struct server *s, struct gather *g)
     answer(s, &g->ask, &msg);
 }
 
-static void ask_processes(struct server *s, const struct ask *ask, int count_only,
-                          void (*finish)(struct server *, struct gather *))
+static void ask_processes(struct server *s, const struct ask *ask, int count_only, gather_fn finish)
 {
     Wire__Msg msg = WIRE__MSG__INIT;
     Wire__ListProcesses list = WIRE__LIST_PROCESSES__INIT;
@@ -157,7 +79,7 @@ static void ask_processes(struct server *s, const struct ask *ask, int count_onl
     list.count_only = count_only;
     msg.body_case = WIRE__MSG__BODY_LIST_PROCESSES;
     msg.list_processes = &list;
-    gather(s, ask, &msg, NULL, finish);
+    gather(s, ask, &msg, NULL, count_only ? STATUS_MS : LIST_MS, finish);
 }
 
 static void run_status(struct server *s, const struct ask *ask)
@@ -214,7 +136,7 @@ static void run_backtraces(struct server *s, const struct ask *ask, int pid)
     bt.pid = pid;
     msg.body_case = WIRE__MSG__BODY_BACKTRACES;
     msg.backtraces = &bt;
-    gather(s, ask, &msg, NULL, finish_plain);
+    gather(s, ask, &msg, NULL, BACKTRACES_MS, finish_plain);
 }
 
 static void run_detach(struct server *s, const struct ask *ask, const Wire__Command *command)
@@ -234,11 +156,10 @@ static void run_detach(struct server *s, const struct ask *ask, const Wire__Comm
     detach.pid = command->pid;
     msg.body_case = WIRE__MSG__BODY_DETACH;
     msg.detach = &detach;
-    gather(s, ask, &msg, tracer, finish_plain);
+    gather(s, ask, &msg, tracer, DETACH_MS, finish_plain);
 }
 
-static void run_kill(struct server *s, const struct ask *ask,
-                     void (*finish)(struct server *, struct gather *))
+static void run_kill(struct server *s, const struct ask *ask, gather_fn finish)
 {
     Wire__Msg msg = WIRE__MSG__INIT;
     Wire__Kill kill_msg = WIRE__KILL__INIT;
@@ -250,7 +171,7 @@ static void run_kill(struct server *s, const struct ask *ask,
             p->broken = 1; /* it undoes what it has made so far when we are gone */
     msg.body_case = WIRE__MSG__BODY_KILL;
     msg.kill = &kill_msg;
-    gather(s, ask, &msg, NULL, finish);
+    gather(s, ask, &msg, NULL, KILL_MS, finish);
 }
 
 /* Everything is dead; the tracers go now, and check_last() ends the loop when they have. */

@@ -170,6 +170,7 @@ static int64_t next_deadline(const struct server *s)
 {
     int64_t at = sooner(sooner(s->interval_at, s->timeout_at), sooner(s->stale_at, s->quit_at));
 
+    at = sooner(at, gather_deadline(s));
     for (const struct peer *p = s->peers; p; p = p->next)
         at = sooner(at, p->deadline);
     return at;
@@ -194,6 +195,7 @@ static void deadlines(struct server *s)
     int64_t now = server_now_ms();
 
     peer_deadlines(s, now);
+    gathers_expire(s, now);
     if (s->interval_at && s->interval_at <= now) {
         s->interval_at = now + s->interval * 1000LL;
         checkpoint_request(s, &nobody, 0, 0);

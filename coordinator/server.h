@@ -10,6 +10,7 @@
  *   checkpoint.c  the phases of a checkpoint
  *   generation.c  manifest, restart script, older generations
  *   commands.c    what dmtcp_command and the console ask for
+ *   gather.c      asking all tracers, for commands.c
  *   names.c       name service and barriers
  *   console.c     commands on standard input
  */
@@ -174,6 +175,7 @@ struct server {
     struct name *names;
     size_t n_names, cap_names;
     struct barrier *barriers;
+    struct gather *gathers;
     struct deferred *deferred; /* what waits for the end of a checkpoint */
     size_t n_deferred, cap_deferred;
 };
@@ -256,6 +258,10 @@ int on_command(struct server *s, struct peer *p, Wire__Msg *msg);
 void command_run(struct server *s, const struct ask *ask, const Wire__Command *command);
 void quit(struct server *s, const struct ask *ask, int kill);
 void status_file_write(struct server *s);
+
+/* gather.c */
+int64_t gather_deadline(const struct server *s); /* 0: none */
+void gathers_expire(struct server *s, int64_t now);
 
 /* names.c */
 int on_publish(struct server *s, struct peer *p, Wire__Msg *msg);

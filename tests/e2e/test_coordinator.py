@@ -565,6 +565,22 @@ def test_list_backtraces_detach(site):
     assert "detach 100" in site.lines()
 
 
+def test_silent_tracer(site):
+    """A tracer that was stopped holds up neither the status nor, for ever, anything else."""
+    site.start()
+    tracer = site.tracer()
+    assert site.status()["processes"] == 1
+    tracer.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    assert site.status()["processes"] == 1
+    assert time.monotonic() - began < 3 * SLOW
+    code, _, err = site.command("l", check=False)
+    assert code == 101 and f"the tracer (pid {tracer.pid}) does not answer" in err
+    tracer.send_signal(signal.SIGCONT)
+    assert "fa?ke" in site.command("l")
+    site.command("-bc")
+
+
 def test_second_tracer_of_a_host(site):
     site.start()
     site.tracer()
