@@ -280,6 +280,21 @@ static bool owner_here(const struct restore *r, const Ofd *m, struct f_owner_ex 
     return pid > 0;
 }
 
+/* SIGIO's si_fd is the number under which O_ASYNC was set, so it is set in a process that has the
+ * description. */
+static int set_async(struct rofd *d, struct err *err)
+{
+    uint32_t flags = d->msg->flags & (SETTABLE | O_ASYNC);
+    int64_t ret;
+
+    if (!(d->msg->flags & O_ASYNC) || !d->proc)
+        return 0;
+    if (inj_syscall(&d->proc->inj, &ret, err, SYS_fcntl, (uint64_t[6]){(uint64_t)d->remote, F_SETFL, flags}) <
+        0)
+        return -err->code;
+    return inj_failed(ret) ? err_set(err, (int)-ret, "O_ASYNC: %s", strerror((int)-ret)) : 0;
+}
+
 static int arm_owner(struct restore *r, struct rofd *d, struct err *err)
 {
     const Ofd *m = d->msg;
@@ -298,9 +313,7 @@ static int arm_owner(struct restore *r, struct rofd *d, struct err *err)
         log_trace("open file %llu: its signals went to %d, which is not restored", (unsigned long long)m->id,
                   m->owner);
     }
-    if ((m->flags & O_ASYNC) && fcntl(d->fd, F_SETFL, (int)(m->flags & (SETTABLE | O_ASYNC))) < 0)
-        return err_errno(err, "O_ASYNC");
-    return 0;
+    return set_async(d, err);
 }
 
 int arm_objects(struct restore *r, struct err *err)

@@ -5,6 +5,7 @@
  */
 #include "tracer/file.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -144,6 +145,33 @@ static bool same_mounts(const struct proc *p)
            (ours.st_ino == theirs.st_ino && ours.st_dev == theirs.st_dev);
 }
 
+#define SCAN_MAX 100000 /* entries of a directory */
+
+/*
+ * A file that was unlinked under this name and has others: they are often in the same directory. Elsewhere
+ * they cannot be found, and the file is saved as if it had none.
+ */
+static bool find_other_name(struct ckpt *c, File *m, const struct stat *st, const char *link, size_t len)
+{
+    const char *slash = memrchr(link, '/', len);
+    _cleanup_free_ char *path = slash ? strndup(link, slash == link ? 1 : (size_t)(slash - link)) : NULL;
+    DIR *dir = path ? opendir(path) : NULL;
+    const struct dirent *e;
+    bool found = false;
+    struct stat now;
+
+    for (int n = 0; dir && !found && n < SCAN_MAX && (e = readdir(dir)); n++)
+        if (e->d_ino == st->st_ino && fstatat(dirfd(dir), e->d_name, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
+            now.st_ino == st->st_ino && now.st_dev == st->st_dev) {
+            m->path =
+                arena_text(c->arena, arena_printf(c->arena, "%s/%s", slash == link ? "" : path, e->d_name));
+            found = m->path.len;
+        }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
 /* Is it what its path leads to? If not it is treated like one that has lost its name. */
 static int locate(struct ckpt *c, struct proc *p, File *m, const struct stat *st, const char *link,
                   struct err *err)
@@ -158,6 +186,8 @@ static int locate(struct ckpt *c, struct proc *p, File *m, const struct stat *st
         return 0;
     if (S_ISCHR(st->st_mode) && !gone)
         return 0; /* the restart goes by its device number */
+    if (gone && st->st_nlink && S_ISREG(st->st_mode) && find_other_name(c, m, st, link, gone))
+        return 0;
     if (!gone && !same_mounts(p))
         return err_set(err, ENOTSUP, "it is in another mount namespace, where this path cannot be followed");
     m->deleted = true;
