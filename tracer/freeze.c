@@ -28,7 +28,7 @@
 
 #define SEIZE_OPTIONS \
     (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC)
-#define VFORK_PATIENCE_NS 10000000000ll /* how long a vfork child may take to exec or exit */
+#define VFORK_PATIENCE_NS 5000000000ll /* how long a vfork child may take to exec or exit */
 
 static struct proc *known_proc(const struct ckpt *c, pid_t pid)
 {
@@ -96,12 +96,26 @@ static int explain_seize(pid_t pid, pid_t tid, int code, struct err *err)
                    pid, s.comm, strerror(code));
 }
 
+static bool traced_by_us(pid_t pid, pid_t tid)
+{
+    struct proc_status st;
+    struct err ignored;
+
+    if (read_status(pid, tid, &st, &ignored) < 0)
+        return false;
+    proc_status_free(&st);
+    return st.tracer == getpid();
+}
+
 static int seize(struct proc *p, struct thread *t, struct err *err)
 {
     if (ptrace(PTRACE_SEIZE, t->tid, NULL, SEIZE_OPTIONS) < 0) {
         int code = errno;
         t->gone = true;
-        return explain_seize(p->pid, t->tid, code, err);
+        t->seized = code == EPERM && traced_by_us(p->pid, t->tid); /* left over from a thaw: see thaw_late() */
+        if (!t->seized)
+            return explain_seize(p->pid, t->tid, code, err);
+        t->gone = false;
     }
     t->seized = true;
     note_blocked_call(p->pid, t);
@@ -489,39 +503,26 @@ int freeze_process(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
     return 0;
 }
 
-/* A thread that was asked to stop and has not yet: it cannot be let go before it does. */
-static void detach_late(struct thread *t)
+void thaw_late(void)
 {
     int status;
+    pid_t tid;
 
-    if (ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL) < 0)
-        return;
-    while (waitpid(t->tid, &status, __WALL) == t->tid && WIFSTOPPED(status)) {
-        ptrace(PTRACE_DETACH, t->tid, NULL, (long)(status >> 16 ? 0 : WSTOPSIG(status)));
-        return;
-    }
+    while ((tid = waitpid(-1, &status, __WALL | WNOHANG)) > 0)
+        if (WIFSTOPPED(status))
+            ptrace(PTRACE_DETACH, tid, NULL, (long)(status >> 16 ? 0 : WSTOPSIG(status)));
 }
 
 void thaw(struct ckpt *c)
 {
-    for (int late = 0; late < 2; late++) { /* who waits in vfork stops only after its child runs */
-        for (size_t i = 0; i < c->nprocs; i++) {
-            struct proc *p = c->procs[i];
-            for (size_t k = 0; k < p->nthreads; k++) {
-                struct thread *t = &p->threads[k];
-                if (!t->seized || t->gone)
-                    continue;
-                if (t->stopped)
-                    ptrace(PTRACE_DETACH, t->tid, NULL, 0);
-                else if (late)
-                    detach_late(t);
-                t->seized = !t->stopped && !late;
-            }
-        }
-    }
     for (size_t i = 0; i < c->nprocs; i++) {
-        free(c->procs[i]->threads);
-        c->procs[i]->threads = NULL;
-        c->procs[i]->nthreads = c->procs[i]->cap_threads = 0;
+        struct proc *p = c->procs[i];
+        for (size_t k = 0; k < p->nthreads; k++)
+            if (p->threads[k].stopped && !p->threads[k].gone)
+                ptrace(PTRACE_DETACH, p->threads[k].tid, NULL, 0);
+        free(p->threads);
+        p->threads = NULL;
+        p->nthreads = p->cap_threads = 0;
     }
+    thaw_late();
 }

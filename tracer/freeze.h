@@ -21,4 +21,10 @@ int freeze_process(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
 /* Let everyone go. Never fails: who is dead by now is dead. */
 void thaw(struct ckpt *c);
 
+/*
+ * A thread that was asked to stop while it waited in vfork(2) stops when that is over, which may be after the
+ * thaw: to be called on SIGCHLD whenever nothing is frozen.
+ */
+void thaw_late(void);
+
 #endif

@@ -11,11 +11,13 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/signalfd.h>
 #include <sys/syscall.h>
 
 #include "base/log.h"
 #include "base/util.h"
 #include "tracer/check.h"
+#include "tracer/freeze.h"
 #include "tracer/tracer.h"
 
 static void raise_fd_limit(void)
@@ -67,6 +69,7 @@ static int wait_for_work(struct tracer *t, struct err *err)
     size_t n = follow_poll_fds(t->follow, &rings), k = 0;
 
     fds[k++] = (struct pollfd){.fd = coord_fd(t->coord), .events = POLLIN};
+    fds[k++] = (struct pollfd){.fd = t->sigchld, .events = POLLIN};
     if (t->watch >= 0)
         fds[k++] = (struct pollfd){.fd = t->watch, .events = POLLIN};
     for (size_t i = 0; i < n && k < ARRAY_SIZE(fds); i++)
@@ -74,6 +77,12 @@ static int wait_for_work(struct tracer *t, struct err *err)
             fds[k++] = (struct pollfd){.fd = rings[i], .events = POLLIN};
     if (poll(fds, k, t->watch < 0 && !follow_alive(t->follow) ? 50 : -1) < 0 && errno != EINTR)
         return err_errno(err, "poll");
+    if (fds[1].revents && t->checkpoint.running) {
+        struct signalfd_siginfo si;
+        while (read(t->sigchld, &si, sizeof(si)) == sizeof(si))
+            ;
+        thaw_late();
+    }
     return 0;
 }
 
@@ -122,6 +131,7 @@ int main(int argc, char **argv)
     sigemptyset(&chld);
     sigaddset(&chld, SIGCHLD);
     sigprocmask(SIG_BLOCK, &chld, NULL);
+    t.sigchld = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
     raise_fd_limit();
     r = tracer_start(&t, config_fd, &err);
     if (r == 0)

@@ -23,6 +23,7 @@ struct tracer {
     uint32_t generation; /* being made */
     int64_t time;
     int watch;           /* pidfd of a member, -1: none */
+    int sigchld;         /* signalfd: a thread stopped later than the thaw */
     int status_fd;       /* tells who started us how it went; -1 once joined */
     uint64_t bytes_done, bytes_total;
     int64_t progress_at;

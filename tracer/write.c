@@ -122,6 +122,20 @@ static void fill_head(struct ckpt *c, struct proc *p, const struct ckpt_identity
     m->xstate_size = p->nthreads && p->threads[0].msg ? (uint32_t)p->threads[0].msg->xstate.len : 0;
 }
 
+/* A leader that has ended while others go on is rebuilt to end again: any state of the right form will do. */
+static int put_dead_leader(struct proc *p, struct err *err)
+{
+    Thread t = THREAD__INIT;
+
+    t.tid = p->pid;
+    t.exited = 1;
+    t.comm = p->process->comm;
+    t.regs = p->threads[0].msg->regs;
+    t.xstate = p->threads[0].msg->xstate;
+    t.call_remaining_ns = -1;
+    return image_put_msg(p->writer, KIND_THREAD, &t.base, err);
+}
+
 static int put_process(struct ckpt *c, struct proc *p, const struct ckpt_identity *id, const struct set_item *it,
                        struct err *err)
 {
@@ -134,6 +148,8 @@ static int put_process(struct ckpt *c, struct proc *p, const struct ckpt_identit
         return -err->code;
     if (p->zombie)
         return 0;
+    if (p->leader_dead && put_dead_leader(p, err) < 0)
+        return -err->code;
     for (size_t i = 0; i < p->nthreads; i++)
         if (image_put_msg(w, KIND_THREAD, &p->threads[i].msg->base, err) < 0)
             return -err->code;
