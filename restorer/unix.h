@@ -26,6 +26,7 @@ struct runix {
     int node;           /* O_PATH fd of the file of its name; -1: none */
     int temp;           /* stands in for a peer that was closed; -1: none */
     bool joined;        /* is connected by now */
+    uint32_t followers; /* datagram sockets that are to be connected to it first */
 };
 
 /* The one with this object id; NULL: there is none, or it is another kind of object. */

@@ -268,6 +268,40 @@ static int fill_dgram(struct restore *r, const struct directory *d, struct runix
     return connect_dgram(r, u, err);
 }
 
+/* Connected to u, and not the other way round too. */
+static bool follows(const struct runix *w, const struct runix *u)
+{
+    return !w->joined && w->peer == u && w != u && u->peer != w;
+}
+
+/*
+ * One can connect only to a socket that is not connected itself, or to oneself. So those to whom others are
+ * connected come after those.
+ */
+static int fill_in_order(struct restore *r, const struct directory *d, struct rsockets *s, struct err *err)
+{
+    _cleanup_free_ struct runix **queue = calloc(s->n_unixes + 1, sizeof(*queue));
+    size_t n = 0;
+
+    if (!queue)
+        return err_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < s->n_unixes; i++)
+        if (s->unixes[i]->peer && follows(s->unixes[i], s->unixes[i]->peer))
+            s->unixes[i]->peer->followers++;
+    for (size_t i = 0; i < s->n_unixes; i++)
+        if (s->unixes[i]->m->socket->type == SOCK_DGRAM && !s->unixes[i]->followers)
+            queue[n++] = s->unixes[i];
+    for (size_t i = 0; i < n; i++) {
+        struct runix *u = queue[i];
+        bool follower = u->peer && follows(u, u->peer);
+        if (fill_dgram(r, d, u, err) < 0)
+            return err_wrap(err, "unix socket %llu", (unsigned long long)u->m->socket->ino);
+        if (follower && --u->peer->followers == 0)
+            queue[n++] = u->peer;
+    }
+    return 0;
+}
+
 static int fill_dgrams(struct restore *r, struct rsockets *s, struct err *err)
 {
     _cleanup_free_ struct runix **list = calloc(s->n_unixes + 1, sizeof(*list));
@@ -279,10 +313,7 @@ static int fill_dgrams(struct restore *r, struct rsockets *s, struct err *err)
         if (s->unixes[i]->m->socket->type == SOCK_DGRAM && s->unixes[i]->m->name.len)
             list[d.n++] = s->unixes[i];
     qsort(list, d.n, sizeof(*list), by_name);
-    for (size_t i = 0; i < s->n_unixes; i++)
-        if (s->unixes[i]->m->socket->type == SOCK_DGRAM && fill_dgram(r, &d, s->unixes[i], err) < 0)
-            return err_wrap(err, "unix socket %llu", (unsigned long long)s->unixes[i]->m->socket->ino);
-    return 0;
+    return fill_in_order(r, &d, s, err);
 }
 
 /* ---- the end ---- */
