@@ -87,7 +87,7 @@ static int anonymous(const Shm *m)
 
 static int memfd(const Shm *m, struct err *err)
 {
-    char name[250] = "shared memory";
+    char name[250] = "/dev/zero"; /* as /proc/PID/maps shows what it stands in for */
     unsigned flags = MFD_CLOEXEC;
     int fd;
 

@@ -246,7 +246,7 @@ static int copy_window(const struct reader *r, const struct extent *e, uint64_t 
     return 0;
 }
 
-static int copy_extent(struct reader *r, const struct extent *e, uint8_t *done, bool swaps, struct err *err)
+static int copy_extent(struct reader *r, const struct extent *e, uint8_t *done, bool all, struct err *err)
 {
     _cleanup_free_ uint8_t *vec = malloc(WINDOW);
     char path[40];
@@ -261,7 +261,7 @@ static int copy_extent(struct reader *r, const struct extent *e, uint8_t *done, 
         uint64_t left = (e->end - at) / IMAGE_PAGE;
         size_t n = left < WINDOW ? (size_t)left : WINDOW;
 
-        if (swaps)
+        if (all)
             memset(vec, 1, n);
         else if (resident(e->proc, at, n, vec, err) < 0)
             return -err->code;
@@ -274,14 +274,14 @@ static int copy_extent(struct reader *r, const struct extent *e, uint8_t *done, 
 static int copy_extents(struct reader *r, const struct content *k, struct err *err)
 {
     _cleanup_free_ uint8_t *done = calloc(1, k->extent_end / IMAGE_PAGE / 8 + 1);
-    bool swaps = swap_in_use();
+    bool all = k->huge || swap_in_use();
 
     if (!done)
         return err_set(err, ENOMEM, "out of memory");
     if (!k->extents)
         return err_set(err, EACCES, "its content cannot be read");
     for (const struct extent *e = k->extents; e; e = e->next)
-        if (copy_extent(r, e, done, swaps, err) < 0)
+        if (copy_extent(r, e, done, all, err) < 0)
             return -err->code;
     return 0;
 }

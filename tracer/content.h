@@ -19,6 +19,7 @@ struct content {
     uint32_t fd_flags;
     const char *via; /* a path to open, NULL: none */
     struct extent *extents;
+    bool huge;           /* huge pages: of these mincore(2) knows only what this one process has touched */
     uint64_t extent_end; /* the highest offset that a mapping shows */
 };
 

@@ -301,7 +301,7 @@ struct object *ckpt_file_object(struct ckpt *c, struct proc *p, const char *via,
     struct object *o;
 
     fi.st = *st;
-    o = shm_ops.probe(&fi) ? shm_object(c, p, via, st, link, err) : file_object(c, p, via, st, link, err);
+    o = shm_ops.probe(&fi) ? shm_object(c, p, via, st, link, 0, err) : file_object(c, p, via, st, link, err);
     if (!o)
         ckpt_fd_err(&fi, err);
     return o;

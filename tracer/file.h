@@ -18,9 +18,9 @@ size_t deleted_suffix(const char *link);
 struct object *file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
                            const char *link, struct err *err);
 
-/* The same of shared memory, which shm_ops.probe() tells by its name. */
+/* The same of shared memory, which shm_ops.probe() tells by its name; huge: its page size if known to be huge. */
 struct object *shm_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
-                          const char *link, struct err *err);
+                          const char *link, uint64_t huge, struct err *err);
 
 /* A mapping of the file: shared and writable or not. */
 int file_mapped(struct ckpt *c, struct object *o, struct proc *p, const char *via, const struct extent *e,

@@ -112,14 +112,16 @@ static int add_vma(struct ckpt *c, struct proc *p, const struct map *m, struct e
     if (map_flag(m, "nr"))
         v->flags |= MAP_NORESERVE;
     if (map_flag(m, "ht"))
-        v->flags |= MAP_HUGETLB;
+        v->flags |= MAP_HUGETLB | (uint32_t)__builtin_ctzll(m->page_size | 1ull << 31) << MAP_HUGE_SHIFT;
     if (!strncmp(m->name, "[anon:", 6))
         v->name = arena_bytes(c->arena, m->name + 6, strlen(m->name) - 7);
     if (named(m, "[vdso]"))
         v->kind = VMA_VDSO;
     else if (!strncmp(m->name, "[vvar", 5))
         v->kind = VMA_VVAR;
-    else if (m->ino || m->major || m->minor || m->name[0] == '/') {
+    else if (v->flags & MAP_PRIVATE && named(m, "/anon_hugepage (deleted)")) {
+        v->flags |= MAP_ANONYMOUS; /* the file behind it holds nothing: each process has its own pages */
+    } else if (m->ino || m->major || m->minor || m->name[0] == '/') {
         if (file_vma(c, p, m, v, err) < 0)
             return -err->code;
     } else {

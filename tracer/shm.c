@@ -29,27 +29,33 @@
 #define SHM_HUGE_ANON  3u
 #define SHM_HUGE_MEMFD 4u
 
+#define STAND_IN "/memfd:/dev/zero (deleted)"
+
 struct shm {
     struct content content;
     bool guessed; /* the size is not known but from mappings */
 };
 
-/* The name of a memfd, which may hold anything: "/memfd:NAME (deleted)". */
+/*
+ * The name of a memfd, which may hold anything: "/memfd:NAME (deleted)". One of this name is anonymous memory
+ * that a restart had to make so (restorer/shm.c); made by a program, it makes no difference but in its name.
+ */
 static bool is_memfd(const char *link)
 {
-    return !strncmp(link, "/memfd:", 7) && deleted_suffix(link);
+    return !strncmp(link, "/memfd:", 7) && deleted_suffix(link) && strcmp(link, STAND_IN);
 }
 
 static bool shm_probe(const struct fd_info *fi)
 {
     if (!S_ISREG(fi->st.st_mode))
         return false;
-    return is_memfd(fi->link) || !strcmp(fi->link, "/dev/zero (deleted)") ||
+    return is_memfd(fi->link) || !strcmp(fi->link, STAND_IN) || !strcmp(fi->link, "/dev/zero (deleted)") ||
            !strcmp(fi->link, "/anon_hugepage (deleted)");
 }
 
+/* huge: the size of its pages when that is known and not the usual one, else 0. */
 static int fill(struct ckpt *c, struct object *o, const char *via, const struct stat *st, const char *link,
-                struct err *err)
+                uint64_t huge, struct err *err)
 {
     Shm *m = arena_alloc(c->arena, sizeof(*m));
     struct shm *k = arena_alloc(c->arena, sizeof(*k));
@@ -69,9 +75,12 @@ static int fill(struct ckpt *c, struct object *o, const char *via, const struct 
     m->mode = st->st_mode & 07777;
     m->dev = st->st_dev;
     m->ino = st->st_ino;
-    if (via && statfs(via, &sf) == 0 && (uint32_t)sf.f_type == HUGETLBFS_MAGIC) {
+    if (via && statfs(via, &sf) == 0)
+        huge = (uint32_t)sf.f_type == HUGETLBFS_MAGIC ? (uint64_t)sf.f_bsize : 0;
+    if (huge) {
         m->type = memfd ? SHM_HUGE_MEMFD : SHM_HUGE_ANON;
-        m->huge_size = (uint64_t)sf.f_bsize;
+        m->huge_size = huge;
+        k->content.huge = true;
     }
     k->guessed = !via;
     k->content.via = via;
@@ -85,7 +94,7 @@ static int shm_collect(struct ckpt *c, const struct fd_info *fi, struct object *
 
     if (!via)
         return err_set(err, ENOMEM, "out of memory");
-    return fill(c, o, via, &fi->st, fi->link, err);
+    return fill(c, o, via, &fi->st, fi->link, 0, err);
 }
 
 static int shm_describe(struct ckpt *c, const struct fd_info *fi, struct ofd *d, struct err *err)
@@ -175,7 +184,7 @@ static int refuse(const struct map *m, struct err *err)
 }
 
 struct object *shm_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
-                          const char *name, struct err *err)
+                          const char *name, uint64_t huge, struct err *err)
 {
     struct object *o = ckpt_find_object(c, &shm_ops, st->st_dev, st->st_ino, NULL, 0);
 
@@ -187,7 +196,7 @@ struct object *shm_object(struct ckpt *c, struct proc *p, const char *via, const
         return NULL;
     }
     o->proc = p;
-    return fill(c, o, via, st, name, err) < 0 ? NULL : o;
+    return fill(c, o, via, st, name, huge, err) < 0 ? NULL : o;
 }
 
 static struct object *find_or_make(struct ckpt *c, struct proc *p, const char *via, const struct map *m,
@@ -208,7 +217,10 @@ static struct object *find_or_make(struct ckpt *c, struct proc *p, const char *v
     name = arena_printf(c->arena, "%s", m->name);
     via = via == m->name ? name : via;
     fi.st = st;
-    o = shm_probe(&fi) ? shm_object(c, p, via, &st, m->name, err) : file_object(c, p, via, &st, name, err);
+    if (shm_probe(&fi))
+        o = shm_object(c, p, via, &st, m->name, map_flag(m, "ht") ? m->page_size : 0, err);
+    else
+        o = file_object(c, p, via, &st, name, err);
     if (!o)
         return NULL;
     alias = ckpt_add_object(c, &alias_ops, dev, m->ino, m->name, len);
