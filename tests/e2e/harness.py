@@ -491,11 +491,21 @@ class Lab:
         self.wait_until(f"{process.args[0]} ends", lambda: process.poll() is not None, seconds, 0.002)
         return process.returncode
 
+    def remove_cgroups(self):
+        """The control groups that a program made, named after our directory."""
+        for where in ("", "*/"):
+            for group in pathlib.Path("/sys/fs/cgroup").glob(where + self.dir.name):
+                try:
+                    group.rmdir()
+                except OSError:
+                    pass
+
     def close(self):
         kill_all_descendants()
         for process in self.popens:
             process.poll()
         self.close_pipes()
+        self.remove_cgroups()
         if os.environ.get("DMTCP_TEST_KEEP"):
             print(f"kept: {self.dir}")
         else:

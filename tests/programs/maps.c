@@ -81,7 +81,7 @@ static void plain_name(struct entry *e)
     /* Shared anonymous memory, restarted by a user who may not follow /proc/PID/map_files. */
     if (!strcmp(e->name, "/memfd:/dev/zero (deleted)"))
         snprintf(e->name, sizeof(e->name), "(deleted)");
-    if (len > 10 && !strcmp(e->name + len - 10, " (deleted)") && strncmp(e->name, "/memfd:", 7))
+    if (len > 10 && !strcmp(e->name + len - 10, " (deleted)"))
         snprintf(e->name, sizeof(e->name), "(deleted)");
 }
 

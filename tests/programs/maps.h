@@ -13,7 +13,8 @@
 /*
  * /proc/self/smaps as one line per mapping: addresses, permissions, offset, name, VmFlags that a
  * program can notice. Neighbours that differ in nothing are one line (the kernel may merge or not).
- * Names of deleted files are left out except memfds'.
+ * Names of deleted files are left out: shared anonymous memory has one (/dev/zero), and without root it
+ * can only be shared again under another.
  */
 void maps_snapshot(char *text, size_t size);
 
