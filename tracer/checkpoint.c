@@ -71,7 +71,7 @@ int checkpoint_collect(struct checkpoint *k, struct err *err)
     log_trace("collect: descriptors");
     if (collect_sysv(&k->c, err) < 0)
         return -err->code;
-    return each(k, collect_memory, err);
+    return each(k, collect_memory, err) < 0 ? -err->code : each(k, collect_inherited, err);
 }
 
 static int each_object(struct checkpoint *k, size_t op, struct err *err)

@@ -18,6 +18,7 @@ int collect_mm(struct ckpt *c, struct proc *p, struct err *err);       /* mm.c: 
 
 /* memory.c: which pages are to be stored (after collect_mm); then the contents, by several threads at once. */
 int collect_pages(struct ckpt *c, struct proc *p, struct err *err);
+int collect_inherited(struct ckpt *c, struct proc *p, struct err *err); /* inherit.c: pages shared with the parent */
 struct page_run { uint64_t addr, len; };
 const struct page_run *page_runs(const struct proc *p, size_t *n, uint64_t *bytes);
 void free_pages(struct proc *p);

@@ -34,13 +34,7 @@ struct scan_arg {
 #define SCAN_GUARD    (1ull << 8)
 #define SCAN_AT_ONCE  512
 
-struct memory {
-    struct page_run *runs;
-    size_t n, cap;
-    uint64_t bytes;
-};
-
-static int add_run(struct memory *m, uint64_t start, uint64_t end, struct err *err)
+int page_list_add(struct page_list *m, uint64_t start, uint64_t end, struct err *err)
 {
     if (m->n && m->runs[m->n - 1].addr + m->runs[m->n - 1].len == start) {
         m->runs[m->n - 1].len += end - start;
@@ -87,7 +81,7 @@ static int scan(struct ckpt *c, struct proc *p, int fd, const Vma *v, uint64_t *
             return err_errno(err, "PAGEMAP_SCAN");
         for (int i = 0; i < n; i++) {
             int r = regions[i].categories & SCAN_GUARD ? add_guard(c, p, regions[i].start, regions[i].end)
-                                                       : add_run(p->mem, regions[i].start, regions[i].end, err);
+                                                       : page_list_add(p->mem, regions[i].start, regions[i].end, err);
             if (r < 0)
                 return r;
         }
@@ -112,7 +106,7 @@ static int scan_pagemap(struct proc *p, int fd, const Vma *v, struct err *err)
             return err_set(err, -r, "pagemap: %s", strerror(-r));
         for (size_t i = 0; i < want; i++)
             if (e[i] >> 62 && !(e[i] >> 61 & 1) &&
-                (r = add_run(p->mem, at + i * 4096, at + (i + 1) * 4096, err)) < 0)
+                (r = page_list_add(p->mem, at + i * 4096, at + (i + 1) * 4096, err)) < 0)
                 return r;
         at += want * 4096;
     }
@@ -123,7 +117,7 @@ int collect_pages(struct ckpt *c, struct proc *p, struct err *err)
 {
     char path[40];
     uint64_t guard = SCAN_GUARD;
-    struct memory *m = calloc(1, sizeof(*m));
+    struct page_list *m = calloc(1, sizeof(*m));
     bool have_scan = true;
 
     p->mem = m;
@@ -150,20 +144,32 @@ int collect_pages(struct ckpt *c, struct proc *p, struct err *err)
 
 const struct page_run *page_runs(const struct proc *p, size_t *n, uint64_t *bytes)
 {
-    const struct memory *m = p->mem;
+    const struct page_list *m = p->mem;
 
     *n = m ? m->n : 0;
     *bytes = m ? m->bytes : 0;
     return m ? m->runs : NULL;
 }
 
+void page_list_free(struct page_list *l)
+{
+    free(l->runs);
+    *l = (struct page_list){0};
+}
+
+void set_page_runs(struct proc *p, struct page_list *l)
+{
+    struct page_list *m = p->mem;
+
+    page_list_free(m);
+    *m = *l;
+}
+
 void free_pages(struct proc *p)
 {
-    struct memory *m = p->mem;
-
-    if (m)
-        free(m->runs);
-    free(m);
+    if (p->mem)
+        page_list_free(p->mem);
+    free(p->mem);
     p->mem = NULL;
 }
 

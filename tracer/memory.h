@@ -3,6 +3,19 @@
 #define TRACER_MEMORY_H
 
 #include "tracer/ckpt.h"
+#include "tracer/collect.h"
+
+/* Runs of pages, ascending; runs that touch are joined. */
+struct page_list {
+    struct page_run *runs;
+    size_t n, cap;
+    uint64_t bytes;
+};
+int page_list_add(struct page_list *l, uint64_t start, uint64_t end, struct err *err);
+void page_list_free(struct page_list *l);
+
+/* Replace what collect_pages() found; takes the list over. */
+void set_page_runs(struct proc *p, struct page_list *l);
 
 /* Store the private pages of all processes (their writers are open); progress may be called by several threads. */
 int store_pages(struct ckpt *c, void (*progress)(void *arg, uint64_t bytes), void *arg, struct err *err);
