@@ -277,7 +277,7 @@ static bool dead_session(const struct ctx *c, size_t i)
 static int emit_helper(struct ctx *c, size_t base, size_t i, bool *done)
 {
     bool dead = dead_session(c, i);
-    size_t helper, parent = c->node[i].parent;
+    size_t helper = 0, parent = c->node[i].parent;
 
     if (add_helper(c, dead ? c->node[i].birth : 0, &helper) < 0 ||
         add(c, base == DRIVER ? STEP_SPAWN : STEP_FORK, helper, base) < 0 ||

@@ -190,7 +190,7 @@ static int connect_to_nobody(struct restore *r, struct runix *u, struct err *err
     struct bind_job job = {.fd = fd, .name = &u->m->peer_name};
     struct runix gone = {.m = u->m};
     struct sockaddr_un a;
-    socklen_t len;
+    socklen_t len = 0;
     int ret;
 
     if (fd < 0)
