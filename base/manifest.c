@@ -385,7 +385,7 @@ static int write_then_link(int dir, const char *tmp, const char *name, const cha
     r = write_full(fd, text, strlen(text));
     if (r < 0)
         return err_set(err, -r, "%s: %s", tmp, strerror(-r));
-    if (fsync(fd) < 0)
+    if (sync_fd(fd) < 0)
         return err_errno(err, "%s: fsync", tmp);
     if (renameat2(dir, tmp, dir, name, RENAME_NOREPLACE) < 0) {
         /* Not every file system knows the flag (NFS); link(2) refuses to replace everywhere. */
@@ -395,7 +395,7 @@ static int write_then_link(int dir, const char *tmp, const char *name, const cha
             return err_errno(err, "%s", name);
         unlinkat(dir, tmp, 0);
     }
-    if (fsync(dir) < 0) {
+    if (sync_fd(dir) < 0) {
         err_errno(err, "fsync of the directory");
         unlinkat(dir, name, 0);
         return -err->code;

@@ -143,3 +143,10 @@ void *grow(void *array, size_t n, size_t *cap, size_t element_size)
         *cap = want;
     return p;
 }
+
+int sync_fd(int fd)
+{
+    const char *no = getenv("DMTCP_NO_FSYNC");
+
+    return no && !strcmp(no, "1") ? 0 : fsync(fd);
+}

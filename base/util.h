@@ -52,6 +52,12 @@ int read_file(int dirfd, const char *path, char **data, size_t *len);
 /* The same with a printf-style path below /proc; sets err. */
 int read_proc(char **data, size_t *len, struct err *err, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 
+/*
+ * fsync(2), unless the environment has DMTCP_NO_FSYNC=1: then it does nothing. That is for measuring only: after a
+ * crash of the machine such a checkpoint may be incomplete.
+ */
+int sync_fd(int fd);
+
 /* readlink into fresh memory; NULL and errno on failure. */
 char *readlink_dup(const char *path);
 

@@ -70,7 +70,7 @@ static int write_script(struct server *s, const struct manifest *m, const char *
     if (fd < 0)
         return err_errno(err, "%s", path);
     r = write_full(fd, text, strlen(text));
-    if (r == 0 && fsync(fd) < 0)
+    if (r == 0 && sync_fd(fd) < 0)
         r = -errno;
     if (r < 0) {
         unlink(path);

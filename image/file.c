@@ -91,7 +91,7 @@ int image_file_fd(const struct image_file *f)
 
 int image_file_sync(struct image_file *f, struct err *err)
 {
-    if (fsync(f->fd) < 0)
+    if (sync_fd(f->fd) < 0)
         return err_errno(err, "%s: cannot sync", f->name);
     f->synced = true;
     return 0;
@@ -148,7 +148,7 @@ int image_dir_sync(int dirfd, struct err *err)
 {
     _cleanup_close_ int fd = openat(dirfd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
-    if (fd < 0 || fsync(fd) < 0)
+    if (fd < 0 || sync_fd(fd) < 0)
         return err_errno(err, "cannot sync the directory");
     return 0;
 }
