@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Compile the parasite to a flat binary and write it as a C array: embed.py CC OBJCOPY SRCROOT OUT."""
+"""Compile the parasite to a flat binary and write it as a C array: embed.py CC OBJCOPY SRCROOT OUT [ELF].
+
+ELF is for a debugger: where to leave the linked file with its symbols."""
 import os
 import subprocess
 import sys
@@ -7,11 +9,11 @@ import tempfile
 
 cc, objcopy, root, out = sys.argv[1:5]
 arch = os.path.join(root, "injector/blob/arch/x86_64/entry.S")
-flags = ["-Os", "-ffreestanding", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-mgeneral-regs-only",
+flags = ["-Os", "-g", "-ffreestanding", "-fPIC", "-fvisibility=hidden", "-fno-stack-protector", "-mgeneral-regs-only",
          "-fno-asynchronous-unwind-tables", "-fcf-protection=none", "-fno-builtin", "-nostdlib", "-Wall",
          "-Wextra", "-Werror", "-fno-tree-loop-distribute-patterns", "-I", root]
 with tempfile.TemporaryDirectory() as tmp:
-    elf, flat = os.path.join(tmp, "blob.elf"), os.path.join(tmp, "blob.bin")
+    elf, flat = [*sys.argv[5:6], os.path.join(tmp, "blob.elf")][0], os.path.join(tmp, "blob.bin")
     subprocess.run([cc, *flags, "-static", "-Wl,--build-id=none", "-Wl,-T," + os.path.join(root, "injector/blob/blob.lds"),
                     "-o", elf, arch, os.path.join(root, "injector/blob/blob.c")], check=True)
     subprocess.run([objcopy, "-O", "binary", elf, flat], check=True)
