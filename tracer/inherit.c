@@ -1,8 +1,8 @@
 /*
  * Pages that a process still shares with the one it was forked from (copy-on-write) are stored once, in the other's
- * image, and are shared again after a restart: Mm.inherited. Root sees page frame numbers in /proc/PID/pagemap; others do not, and
- * there pages that more than one process maps (bit 56 clear) are compared. A page that is equal in both may be
- * shared in any case: nobody can tell.
+ * image, and are shared again after a restart: Mm.inherited. Root sees page frame numbers in /proc/PID/pagemap; others do
+ * not, and compare contents (bit 56, "exclusively mapped", is an estimate for large folios). A page that is equal in
+ * both may be shared in any case: nobody can tell.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,16 +16,16 @@
 #include "tracer/memory.h"
 
 #define PAGE         4096u
-#define AT_ONCE      512u
+#define AT_ONCE      64u
 #define PM_PRESENT   (1ull << 63)
 #define PM_FILE      (1ull << 61)
-#define PM_EXCLUSIVE (1ull << 56)
 #define PM_PFN       ((1ull << 55) - 1)
 
 struct pair {
     struct ckpt *c;
     struct proc *child, *parent;
     int child_map, parent_map; /* /proc/PID/pagemap */
+    uint8_t *content;          /* two blocks of AT_ONCE pages: the child's, the parent's */
 };
 
 /* The same mapping in both, as the restorer judges it (restorer/mm.c). */
@@ -55,38 +55,56 @@ static int add_range(struct pair *k, uint64_t start, uint64_t end)
     return 0;
 }
 
-static bool equal_pages(const struct pair *k, uint64_t addr)
-{
-    uint8_t a[PAGE], b[PAGE];
-    struct err ignored;
+/* What /proc/PID/pagemap says of n pages in both. */
+struct block {
+    uint64_t c[AT_ONCE], p[AT_ONCE];
+    bool known, read; /* pagemap could be read; contents were, too, since frame numbers are hidden */
+};
 
-    return read_memory(k->child->pid, addr, a, PAGE, &ignored) == 0 &&
-           read_memory(k->parent->pid, addr, b, PAGE, &ignored) == 0 && !memcmp(a, b, PAGE);
+static bool candidate(const struct block *b, uint64_t i)
+{
+    return (b->c[i] & b->p[i] & PM_PRESENT) && !((b->c[i] | b->p[i]) & PM_FILE);
 }
 
-static bool shared(const struct pair *k, uint64_t addr, uint64_t c, uint64_t p)
+static void look(const struct pair *k, uint64_t addr, uint64_t n, struct block *b)
 {
-    if (!(c & PM_PRESENT) || !(p & PM_PRESENT) || ((c | p) & PM_FILE))
+    struct err ignored;
+    bool hidden = false;
+
+    b->read = false;
+    b->known = pread_full(k->child_map, b->c, n * 8, (off_t)(addr / PAGE * 8)) == 0 &&
+               pread_full(k->parent_map, b->p, n * 8, (off_t)(addr / PAGE * 8)) == 0;
+    for (uint64_t i = 0; b->known && i < n && !hidden; i++)
+        hidden = candidate(b, i) && !(b->c[i] & PM_PFN);
+    if (hidden)
+        b->read = read_memory(k->child->pid, addr, k->content, (uint32_t)(n * PAGE), &ignored) == 0 &&
+                  read_memory(k->parent->pid, addr, k->content + AT_ONCE * PAGE, (uint32_t)(n * PAGE), &ignored) == 0;
+}
+
+static bool shared(const struct pair *k, const struct block *b, uint64_t i)
+{
+    if (!b->known || !candidate(b, i))
         return false;
-    if ((c & PM_PFN) && (p & PM_PFN))
-        return (c & PM_PFN) == (p & PM_PFN);
-    return !((c | p) & PM_EXCLUSIVE) && equal_pages(k, addr);
+    if (b->c[i] & PM_PFN)
+        return (b->c[i] & PM_PFN) == (b->p[i] & PM_PFN);
+    return b->read && !memcmp(k->content + i * PAGE, k->content + (AT_ONCE + i) * PAGE, PAGE);
 }
 
 /* Go through one run of pages that the child has. What is not shared stays in the child's list (*keep). */
 static int split_run(struct pair *k, struct page_run run, const Vma *u, struct page_list *keep, struct err *err)
 {
-    uint64_t c[AT_ONCE], p[AT_ONCE];
+    struct block b;
 
     for (uint64_t at = run.addr; at < run.addr + run.len;) {
         uint64_t n = (run.addr + run.len - at) / PAGE;
         n = n < AT_ONCE ? n : AT_ONCE;
-        bool both = u && pread_full(k->child_map, c, n * 8, (off_t)(at / PAGE * 8)) == 0 &&
-                    pread_full(k->parent_map, p, n * 8, (off_t)(at / PAGE * 8)) == 0;
+        b.known = false;
+        if (u && at < u->end && at + n * PAGE > u->start)
+            look(k, at, n, &b);
         for (uint64_t i = 0; i < n; i++) {
             uint64_t addr = at + i * PAGE;
-            bool in = both && addr >= u->start && addr < u->end;
-            int r = in && shared(k, addr, c[i], p[i]) ? add_range(k, addr, addr + PAGE)
+            bool in = u && addr >= u->start && addr < u->end;
+            int r = in && shared(k, &b, i) ? add_range(k, addr, addr + PAGE)
                                                       : page_list_add(keep, addr, addr + PAGE, err);
             if (r < 0)
                 return r;
@@ -153,6 +171,10 @@ int collect_inherited(struct ckpt *c, struct proc *p, struct err *err)
         return 0;
     k.child_map = child;
     k.parent_map = parent;
+    _cleanup_free_ uint8_t *content = malloc(2 * AT_ONCE * PAGE);
+    if (!content)
+        return err_set(err, ENOMEM, "out of memory");
+    k.content = content;
     r = split_all(&k, &keep, err);
     if (r < 0) {
         page_list_free(&keep);
