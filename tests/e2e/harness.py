@@ -326,10 +326,12 @@ class Lab:
             **popen_options)
         return self.program
 
-    def open_stderr(self):
-        self.stderr = open(self.path("stderr"), "ab")
+    def open_stderr(self, name="stderr"):
+        """The program's own is never the one that dmtcp_restart writes to: what is written after a checkpoint
+        is cut off again at the restart."""
+        self.stderr = open(self.path(name), "ab")
         if self.user.uid is not None and os.geteuid() == 0:
-            os.chown(self.path("stderr"), self.user.uid, self.user.uid)
+            os.chown(self.path(name), self.user.uid, self.user.uid)
         return self.stderr
 
     def run_bare(self, argv, **popen_options):
@@ -355,6 +357,11 @@ class Lab:
         assert images, f"dmtcp_command -bc succeeded, but there is no image in {self.ckptdir}"
         return images
 
+    def checkpoint_and_kill(self, seconds=60):
+        """dmtcp_command -kc: the program does not run on after the checkpoint. For those that change files."""
+        self.run("dmtcp_command", *self.where(), "-kc", seconds=seconds)
+        self.wait_end(self.program, seconds)
+
     def kill_everything(self):
         """SIGKILL program, tracer, coordinator and whatever else is there, as a power cut would."""
         kill_all_descendants()
@@ -367,7 +374,7 @@ class Lab:
         """dmtcp_restart of all images (or of `what`); becomes self.program."""
         popen_options.setdefault("stdout", subprocess.PIPE)
         if "stderr" not in popen_options:
-            popen_options["stderr"] = self.open_stderr()
+            popen_options["stderr"] = self.open_stderr("restart.stderr")
         self.program = self.popen(
             [self.bin.command("dmtcp_restart"), *self.where(), "--ckptdir", self.ckptdir, *options,
              *([self.ckptdir] if what is None else what)], **popen_options)
@@ -378,7 +385,7 @@ class Lab:
 
         def running():
             if self.program.poll() is not None:
-                raise AssertionError(f"dmtcp_restart ended with {self.program.returncode}: {self.tail('stderr')}")
+                raise AssertionError(f"dmtcp_restart ended with {self.program.returncode}: {self.tail('restart.stderr')}")
             status, said = self.run("dmtcp_command", *self.where(), "-s", check=False)
             return status == 0 and "RUNNING=yes" in said.replace(" ", "")
 
@@ -446,7 +453,7 @@ class Lab:
     def report(self):
         """Everything that helps to understand a failure."""
         parts = ["--- what was done", *self.log, "--- what the program said", *self.lines()]
-        for name in ("stderr", "coordinator.log"):
+        for name in ("stderr", "restart.stderr", "coordinator.log"):
             parts += [f"--- {name}", self.tail(name)]
         parts += ["--- processes", self.describe_processes()]
         return "\n".join(parts)

@@ -222,8 +222,7 @@ def checkpoint(lab, kill=False):
         return False
     try:
         if kill:
-            lab.run("dmtcp_command", *lab.where(), "-kc")
-            assert ended(lab, 30 * harness.SLOW), "dmtcp_command -kc did not kill the program"
+            lab.checkpoint_and_kill()
         else:
             lab.checkpoint()
     except harness.CommandFailed:
@@ -286,7 +285,7 @@ def test_restarts(lab, binaries, user, real, request):
                     raise
         done += 1
     assert done > 0, "the program ended before the first checkpoint"
-    assert lab.finish(120) == 0, lab.tail("stderr")
+    assert lab.finish(120) == 0, lab.tail("restart.stderr")
     assert real.result(lab) == expected
     lab.wait_gone()
 
