@@ -38,7 +38,7 @@ struct shm {
 
 /*
  * The name of a memfd, which may hold anything: "/memfd:NAME (deleted)". One of this name is anonymous memory
- * that a restart had to make so (restorer/shm.c); made by a program, it makes no difference but in its name.
+ * that a restart had to make so (restorer/shm.c), unless a descriptor leads to it.
  */
 static bool is_memfd(const char *link)
 {
@@ -103,11 +103,14 @@ static int shm_describe(struct ckpt *c, const struct fd_info *fi, struct ofd *d,
     Shm *m = (Shm *)d->object->msg;
     int seals;
 
-    (void)c;
     m->size = (uint64_t)fi->st.st_size;
     m->mode = fi->st.st_mode & 07777;
     k->guessed = false;
     content_fd(&k->content, fi);
+    if (!strcmp(fi->link, STAND_IN)) {
+        m->type = m->huge_size ? SHM_HUGE_MEMFD : SHM_MEMFD;
+        m->name = arena_text(c->arena, "/dev/zero");
+    }
     if (fi->flags & O_PATH)
         return 0;
     _cleanup_close_ int fd = ckpt_get_fd(fi->proc, fi->fd, err);
