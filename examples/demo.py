@@ -83,7 +83,8 @@ class Demo:
 
     def start_coordinator(self):
         port = self.dir / "port"
-        self.start("coordinator/dmtcp_coordinator", "-p", "0", "--port-file", port, stdout=subprocess.DEVNULL)
+        self.start("coordinator/dmtcp_coordinator", "-p", "0", "--port-file", port,
+                   "--ckptdir", self.dir / "ckpt", stdout=subprocess.DEVNULL)
         self.wait_for("the coordinator's port", lambda: port.exists() and port.read_text().strip())
         self.port = port.read_text().strip()
 
