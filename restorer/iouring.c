@@ -20,7 +20,8 @@
 #include "base/util.h"
 #include "image/iouring.pb-c.h"
 #include "image/vma.h"
-#include "restorer/place.h"
+#include "restorer/mapat.h"
+#include "restorer/restore.h"
 
 #define REGISTER_RING_FDS 20 /* IORING_REGISTER_RING_FDS */
 
@@ -28,7 +29,8 @@ struct ring {
     const Iouring *m;
     struct io_uring_params p;
     struct rproc *owner;
-    int fd;
+    int number; /* in the owner, until it is where it belongs: a ring cannot be sent through a socket */
+    int fd;     /* our copy */
     uint8_t *rings;
     struct io_uring_sqe *sqes;
     size_t rings_size, sqes_size;
@@ -106,7 +108,7 @@ static int setup(struct ring *k, struct err *err)
     _cleanup_batch_ struct inj_batch b = {0};
     uint32_t call;
     uint64_t at;
-    int64_t ret, ignored;
+    int64_t ret;
 
     if (m->sqpoll)
         p.flags |= IORING_SETUP_SQPOLL;
@@ -124,8 +126,9 @@ static int setup(struct ring *k, struct err *err)
     if (inj_failed(ret))
         return err_set(err, (int)-ret, "io_uring_setup: %s", strerror((int)-ret));
     memcpy(&k->p, inj_at(&b, at), sizeof(k->p));
-    k->fd = inj_get_fd(&k->owner->inj, (int)ret, err);
-    if (inj_syscall(&k->owner->inj, &ignored, err, SYS_close, (uint64_t[6]){(uint64_t)ret}) < 0 || k->fd < 0)
+    k->number = (int)ret;
+    k->fd = inj_get_fd(&k->owner->inj, k->number, err);
+    if (k->fd < 0)
         return -err->code;
     if (memcmp(&k->p.sq_off, m->offsets.data, sizeof(k->p.sq_off)) ||
         memcmp(&k->p.cq_off, m->offsets.data + sizeof(k->p.sq_off), sizeof(k->p.cq_off)))
@@ -156,18 +159,12 @@ static int map_here(struct ring *k, struct err *err)
 static int enter(struct ring *k, struct inj *remote, uint32_t n, unsigned flags, int64_t *ret,
                  struct err *err)
 {
-    int64_t ignored;
-    int number;
-
     if (!remote) {
         long r = syscall(SYS_io_uring_enter, k->fd, n, 0, flags, NULL, 0);
         *ret = r < 0 ? -errno : r;
         return 0;
     }
-    if (inj_send_fds(remote, &k->fd, &number, 1, err) < 0 ||
-        inj_syscall(remote, ret, err, SYS_io_uring_enter, (uint64_t[6]){(uint64_t)number, n, 0, flags}) < 0)
-        return -err->code;
-    return inj_syscall(remote, &ignored, err, SYS_close, (uint64_t[6]){(uint64_t)number});
+    return inj_syscall(remote, ret, err, SYS_io_uring_enter, (uint64_t[6]){(uint64_t)k->number, n, 0, flags});
 }
 
 /* Let the kernel take the next n entries: for us, or for the process whose files and memory they are about.
@@ -267,12 +264,10 @@ static int remote_register(struct ring *k, unsigned op, const void *arg, size_t 
 {
     _cleanup_batch_ struct inj_batch b = {0};
     uint32_t call;
-    int number;
 
-    if (inj_send_fds(&k->owner->inj, &k->fd, &number, 1, err) < 0 || inj_begin(&b, &k->owner->inj, err) < 0)
+    if (inj_begin(&b, &k->owner->inj, err) < 0)
         return -err->code;
-    call = inj_call(&b, 0, SYS_io_uring_register, number, op, inj_data(&b, arg, size), n);
-    inj_call(&b, 0, SYS_close, number);
+    call = inj_call(&b, 0, SYS_io_uring_register, k->number, op, inj_data(&b, arg, size), n);
     if (inj_run(&b, err) < 0)
         return -err->code;
     if (inj_failed(inj_ret(&b, call)))
@@ -392,54 +387,102 @@ static void set_submissions(struct ring *k)
     store(k, k->p.sq_off.tail, tail);
 }
 
-static int map_there(struct ring *k, struct rproc *p, const Vma *v, struct err *err)
+/* ---- to where it belongs ---- */
+
+/* A number for it in p, above all that p has; the caller's to close. */
+static int obtain(struct ring *k, struct rproc *p, int *number, struct err *err)
 {
     _cleanup_batch_ struct inj_batch b = {0};
-    int number;
+    uint32_t pidfd, got;
 
-    if (inj_send_fds(&p->inj, &k->fd, &number, 1, err) < 0 || inj_begin(&b, &p->inj, err) < 0)
+    if (inj_begin(&b, &p->inj, err) < 0)
         return -err->code;
-    inj_call(&b, BLOB_MUST, SYS_mmap, v->start, v->end - v->start, v->prot,
-             MAP_SHARED | MAP_FIXED | MAP_POPULATE, number, v->offset);
-    if (v->advice & VMA_ADV_DONTFORK)
-        inj_call(&b, BLOB_MUST, SYS_madvise, v->start, v->end - v->start, MADV_DONTFORK);
-    if (inj_run(&b, err) < 0 || inj_check(&b, err, "mapping an io_uring") < 0)
+    if (p == k->owner) {
+        got = inj_call(&b, BLOB_MUST, SYS_fcntl, k->number, F_DUPFD_CLOEXEC, 0);
+    } else {
+        pidfd = inj_call(&b, BLOB_MUST, SYS_pidfd_open, k->owner->pid, 0);
+        got = inj_call(&b, BLOB_ARG_RET(0), SYS_pidfd_getfd, pidfd, k->number, 0);
+        inj_call(&b, BLOB_ARG_RET(0), SYS_close, pidfd);
+    }
+    if (inj_run(&b, err) < 0 || inj_check(&b, err, "taking an io_uring over") < 0)
         return -err->code;
-    return inj_syscall(&p->inj, &(int64_t){0}, err, SYS_close, (uint64_t[6]){(uint64_t)number});
+    *number = (int)inj_ret(&b, got);
+    return *number >= 0 ? 0
+                        : err_set(err, -*number, "process %d: taking it over from process %d: %s", p->pid,
+                                  k->owner->pid, strerror(-*number));
 }
 
-static int map_everywhere(struct restore *r, const struct robject *o, struct ring *k, struct err *err)
+/* Every number that p has it under, and every mapping. */
+static int settle(struct rproc *p, const struct robject *o, uint64_t ofd, struct ring *k, struct err *err)
 {
-    for (size_t i = 0; i < r->nprocs; i++) {
-        struct rproc *p = &r->procs[i];
+    _cleanup_batch_ struct inj_batch b = {0};
+    int number = -1;
 
-        for (size_t n = 0; p->alive && p->mm && n < p->mm->n_vmas; n++) {
-            const Vma *v = p->mm->vmas[n];
-            if (v->kind == VMA_IOURING && v->object == o->id && map_there(k, p, v, err) < 0)
-                return -err->code;
-        }
+    if (inj_begin(&b, &p->inj, err) < 0)
+        return -err->code;
+    if (obtain(k, p, &number, err) < 0)
+        return -err->code;
+    for (size_t i = 0; p->fdtable && i < p->fdtable->n_fds; i++)
+        if (p->fdtable->fds[i]->ofd == ofd)
+            inj_call(&b, BLOB_MUST, SYS_dup3, number, p->fdtable->fds[i]->fd,
+                     p->fdtable->fds[i]->cloexec ? O_CLOEXEC : 0);
+    if (inj_run(&b, err) < 0 || inj_check(&b, err, "putting an io_uring in its place") < 0)
+        return -err->code;
+    for (size_t n = 0; p->mm && !p->own_mm && n < p->mm->n_vmas; n++) {
+        const Vma *v = p->mm->vmas[n];
+
+        if (v->kind == VMA_IOURING && v->object == o->id &&
+            map_at(p, v->start, v->end, v->prot, number, v->offset, err) < 0)
+            return -err->code;
     }
-    return 0;
+    inj_reset(&b);
+    for (size_t n = 0; p->mm && !p->own_mm && n < p->mm->n_vmas; n++) {
+        const Vma *v = p->mm->vmas[n];
+
+        if (v->kind == VMA_IOURING && v->object == o->id && (v->advice & VMA_ADV_DONTFORK))
+            inj_call(&b, BLOB_MUST, SYS_madvise, v->start, v->end - v->start, MADV_DONTFORK);
+    }
+    inj_call(&b, 0, SYS_close, number);
+    return inj_run(&b, err) < 0 ? -err->code : inj_check(&b, err, "putting an io_uring in its place");
+}
+
+static bool concerns(const struct rproc *p, const struct robject *o, uint64_t ofd)
+{
+    bool yes = false;
+
+    for (size_t i = 0; p->fdtable && i < p->fdtable->n_fds; i++)
+        yes |= p->fdtable->fds[i]->ofd == ofd;
+    for (size_t n = 0; p->mm && !p->own_mm && n < p->mm->n_vmas; n++)
+        yes |= p->mm->vmas[n]->kind == VMA_IOURING && p->mm->vmas[n]->object == o->id;
+    return yes && p->alive;
 }
 
 static int make(struct restore *r, struct robject *o, struct ring *k, struct err *err)
 {
+    struct rofd *d = r->ofds;
+    int64_t ignored;
+
+    while (d && d->object != o)
+        d = d->next;
+    if (!d)
+        return err_set(err, EINVAL, "no descriptor leads to it");
     if (setup(k, err) < 0 || map_here(k, err) < 0 || bring_up(k, err) < 0 || register_files(k, err) < 0 ||
         register_buffers(k, err) < 0 || set_completions(k, err) < 0 || submit_pending(k, err) < 0)
         return -err->code;
     set_submissions(k);
-    for (struct rofd *d = r->ofds; d; d = d->next)
-        if (d->object == o && (place_everywhere(r, d->msg->id, k->fd, NULL, NULL, err) < 0 ||
-                               register_self(k, d->msg->id, err) < 0))
+    for (size_t i = 0; i < r->nprocs; i++)
+        if (concerns(&r->procs[i], o, d->msg->id) && settle(&r->procs[i], o, d->msg->id, k, err) < 0)
             return -err->code;
-    return map_everywhere(r, o, k, err);
+    if (register_self(k, d->msg->id, err) < 0)
+        return -err->code;
+    return inj_syscall(&k->owner->inj, &ignored, err, SYS_close, (uint64_t[6]){(uint64_t)k->number});
 }
 
 static int iouring_arm(struct restore *r, struct robject *o, struct err *err)
 {
     const Iouring *m = iouring_of(o);
     __attribute__((cleanup(close_ring))) struct ring k = {
-        .m = m, .fd = -1, .owner = restore_proc(r, m->owner)};
+        .m = m, .fd = -1, .number = -1, .owner = restore_proc(r, m->owner)};
 
     return make(r, o, &k, err) < 0 ? err_wrap(err, "process %d: io_uring", m->owner) : 0;
 }
