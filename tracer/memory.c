@@ -129,7 +129,7 @@ int collect_pages(struct ckpt *c, struct proc *p, struct err *err)
         return err_errno(err, "%s", path);
     for (size_t i = 0; i < p->mm->n_vmas; i++) {
         const Vma *v = p->mm->vmas[i];
-        if (!(v->flags & MAP_PRIVATE) || (v->kind != VMA_ANON && v->kind != VMA_FILE))
+        if (!(v->flags & MAP_PRIVATE) || (v->kind != VMA_ANON && v->kind != VMA_FILE && v->kind != VMA_SHM))
             continue;
         int r = have_scan ? scan(c, p, fd, v, &guard, err) : scan_pagemap(p, fd, v, err);
         if (r == -ENOTTY && have_scan) {

@@ -42,7 +42,11 @@ static int in_copy(int up)
     MUST(write(up, "x", 1));
     check_idle();
     MUST(readlink("/proc/self/exe", after, sizeof(after) - 1));
-    check_str(before, after, "/proc/self/exe");
+    /* The name is somebody else's now, and a file cannot be shown under it unless it was made under it. */
+    if (strstr(before, "/replaced"))
+        check_true(strstr(after, " (deleted)") != NULL, "/proc/self/exe is %s, and was deleted", after);
+    else
+        check_str(before, after, "/proc/self/exe");
     check_num(check_broken() ? 1 : 2, constant[at], "constant in the program file");
     check_num(4, constant[at * 4 - 1], "another constant in the program file");
     return check_status();
