@@ -15,6 +15,7 @@
 #include <sys/sem.h>
 #include <sys/shm.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/util.h"
 #include "image/sysv.h"
@@ -132,7 +133,8 @@ static bool is_ours(const struct ckpt *c, const struct usage *u)
     bool others = false;
 
     for (size_t i = 0; i < ARRAY_SIZE(u->pids); i++) {
-        if (u->pids[i] > 0 && ckpt_find_proc(c, u->pids[i]))
+        /* This very process made it, when it restored the tree. */
+        if (u->pids[i] > 0 && (u->pids[i] == getpid() || ckpt_find_proc(c, u->pids[i])))
             return true;
         others |= u->pids[i] > 0 && (kill(u->pids[i], 0) == 0 || errno == EPERM);
     }
@@ -269,7 +271,7 @@ static bool set_is_ours(const struct ckpt *c, int id, const struct semid_ds *d)
         pid_t pid = semctl(id, (int)i, GETPID, (union semun){0});
         if (pid <= 0)
             continue;
-        if (ckpt_find_proc(c, pid))
+        if (pid == getpid() || ckpt_find_proc(c, pid))
             return true;
         if (kill(pid, 0) == 0 || errno == EPERM)
             u.pids[0] = pid;
