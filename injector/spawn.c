@@ -173,6 +173,10 @@ int inj_fork(struct inj *parent, struct inj *child, const struct inj_fork_args *
     if (inj_syscall(parent, &ret, err, SYS_close, (uint64_t[6]){(uint64_t)remote}) < 0 ||
         remote_clone(parent, child, a, err) < 0)
         return -err->code;
+    /* The end of the child must be seen on its socket: nobody else may hold it. */
+    if (!(a->flags & CLONE_FILES) &&
+        inj_syscall(parent, &ret, err, SYS_close, (uint64_t[6]){(uint64_t)a->remote_ctl}) < 0)
+        return -err->code;
     if (a->attach && a->attach(a->arg, child->pid, err) < 0)
         return -err->code;
     return child_ready(child, err);
