@@ -95,7 +95,7 @@ static int iouring_prepare(struct restore *r, struct robject *o, struct err *err
 
 static int iouring_open(struct restore *r, struct robject *o, struct rofd *d, int *fd, struct err *err)
 {
-    *fd = eventfd(0, EFD_CLOEXEC); /* until arm */
+    *fd = eventfd(0, EFD_CLOEXEC); /* until the end */
     return *fd < 0 ? err_errno(err, "eventfd") : 0;
 }
 
@@ -478,7 +478,7 @@ static int make(struct restore *r, struct robject *o, struct ring *k, struct err
     return inj_syscall(&k->owner->inj, &ignored, err, SYS_close, (uint64_t[6]){(uint64_t)k->number});
 }
 
-static int iouring_arm(struct restore *r, struct robject *o, struct err *err)
+static int iouring_last(struct restore *r, struct robject *o, struct err *err)
 {
     const Iouring *m = iouring_of(o);
     __attribute__((cleanup(close_ring))) struct ring k = {
@@ -492,5 +492,5 @@ const struct rebuild_ops iouring_ops = {
     .descriptor = &iouring__descriptor,
     .prepare = iouring_prepare,
     .open = iouring_open,
-    .arm = iouring_arm,
+    .last = iouring_last,
 };

@@ -59,3 +59,8 @@ int arm_kinds(struct restore *r, struct err *err)
 {
     return each(r, offsetof(struct rebuild_ops, arm), err);
 }
+
+int last_objects(struct restore *r, struct err *err)
+{
+    return each(r, offsetof(struct rebuild_ops, last), err);
+}

@@ -128,6 +128,8 @@ struct rebuild_ops {
     int (*refill)(struct restore *r, struct robject *o, struct err *err);
     /* Last, after threads stand and just before everyone runs. */
     int (*arm)(struct restore *r, struct robject *o, struct err *err);
+    /* After that, with every process's own credentials: what remembers those of its maker. */
+    int (*last)(struct restore *r, struct robject *o, struct err *err);
 };
 
 extern const struct rebuild_ops *const restorer_kinds[]; /* kinds.c; NULL at the end */
@@ -143,5 +145,6 @@ int rebuild_fd_tables(struct restore *r, struct err *err);  /* descriptions, sen
 int refill_objects(struct restore *r, struct err *err);     /* content, epoll items, and then locks */
 /* Threads exist, all else is done: timers, seals, who gets SIGIO. From here on the program may notice things. */
 int arm_objects(struct restore *r, struct err *err);
+int last_objects(struct restore *r, struct err *err);       /* after thread_host() */
 
 #endif
