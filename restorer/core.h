@@ -7,6 +7,7 @@
 #ifndef RESTORER_CORE_H
 #define RESTORER_CORE_H
 
+#include <signal.h>
 #include <stddef.h>
 
 #include "restorer/restore.h"
@@ -82,6 +83,7 @@ int namespaces_enter(struct restore *r, struct err *err);
 int tree_create(struct restore *r, struct err *err);
 int tree_groups(struct restore *r, struct err *err);
 int tree_zombies(struct restore *r, struct err *err);
+int cgroups_restore(struct restore *r, struct err *err); /* cgroup.c */
 
 /* --- mm.c, mmfinal.c, fill.c, vdso.c: memory --- */
 int mm_clear(struct restore *r, struct rproc *p, struct err *err);   /* a new skeleton: nothing but area and vDSO */
@@ -113,6 +115,8 @@ int process_flags(struct restore *r, struct rproc *p, struct err *err);
 int signals_restore(struct restore *r, struct rproc *p, struct err *err);
 int signals_drain(struct restore *r, struct rproc *p, struct err *err);
 int timers_restore(struct restore *r, struct rproc *p, struct err *err);
+/* Is it the signal of a timer of p, which the timer itself will send again? */
+bool timer_sends(const struct rproc *p, const siginfo_t *si);
 int timers_create(struct restore *r, struct rproc *p, struct err *err);
 
 /* --- thread.c, regs.c --- */

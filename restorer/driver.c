@@ -57,7 +57,7 @@ static void drop_rseq(void)
 static int make_skeletons(struct restore *r, struct err *err)
 {
     drop_rseq();
-    if (inj_area_local(r->area, r->slots, err) < 0 || tree_create(r, err) < 0)
+    if (inj_area_local(r->area, r->slots, err) < 0 || tree_create(r, err) < 0 || cgroups_restore(r, err) < 0)
         return -err->code;
     log_trace("restart: processes are there");
     if (tree_groups(r, err) < 0 || tty_foreground(r, err) < 0)
@@ -74,8 +74,8 @@ static int fill_skeletons(struct restore *r, struct err *err)
         each_memory(r, mm_finish, err) < 0)
         return -err->code;
     log_trace("restart: memory");
-    if (each(r, signals_drain, err) < 0 || each(r, threads_create, err) < 0 || each(r, timers_create, err) < 0 ||
-        each(r, process_limits, err) < 0 || each(r, process_flags, err) < 0)
+    if (each(r, signals_drain, err) < 0 || each(r, process_flags, err) < 0 || each(r, threads_create, err) < 0 ||
+        each(r, timers_create, err) < 0 || each(r, process_limits, err) < 0)
         return -err->code;
     log_trace("restart: threads");
     return 0;

@@ -37,6 +37,8 @@ static void add_sched(const Thread *t, struct inj_batch *b)
 
     if (t->policy || t->sched_flags || t->nice != getpriority(PRIO_PROCESS, 0))
         inj_call(b, BLOB_MUST, SYS_sched_setattr, 0, inj_data(b, &a, sizeof(a)), 0);
+    if (t->policy && t->nice) /* sched_setattr(2) heeds it for two policies only */
+        inj_call(b, 0, SYS_setpriority, PRIO_PROCESS, 0, t->nice);
     if (t->affinity.len && (sched_getaffinity(0, sizeof(mine), &mine) < 0 || t->affinity.len > sizeof(mine) ||
                             memcmp(&mine, t->affinity.data, t->affinity.len) != 0))
         inj_call(b, 0, SYS_sched_setaffinity, 0, t->affinity.len, inj_data(b, t->affinity.data, t->affinity.len));
@@ -52,6 +54,8 @@ static void add_pending(const struct rproc *p, const Thread *t, struct inj_batch
     for (size_t i = 0; i < t->n_pending; i++) {
         siginfo_t si;
         memcpy(&si, t->pending[i]->info.data, sizeof(si));
+        if (timer_sends(p, &si))
+            continue;
         inj_call(b, BLOB_MUST, SYS_rt_tgsigqueueinfo, p->inj.pid, t->tid, si.si_signo, inj_data(b, &si, sizeof(si)));
     }
 }
