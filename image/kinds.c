@@ -12,6 +12,7 @@
 #include "image/fd.pb-c.h"
 #include "image/file.pb-c.h"
 #include "image/image.pb-c.h"
+#include "image/inet.pb-c.h"
 #include "image/inotify.pb-c.h"
 #include "image/iouring.pb-c.h"
 #include "image/mm.pb-c.h"
@@ -55,7 +56,7 @@ static const struct {
     [KIND_MEMFD] = {"memfd", NULL},
     [KIND_SHM] = {"shm", &shm__descriptor},
     [KIND_UNIX] = {"unix", &unix__descriptor},
-    [KIND_INET] = {"inet", NULL},
+    [KIND_INET] = {"inet", &inet__descriptor},
     [KIND_PACKET] = {"packet", NULL},
     [KIND_NETLINK] = {"netlink", NULL},
     [KIND_SYSV] = {"sysv", &sysv__descriptor},

@@ -28,6 +28,8 @@ struct rsockets *rsockets_of(struct restore *r, struct err *err)
         r->sockets = calloc(1, sizeof(struct rsockets));
     if (!r->sockets)
         err_set(err, ENOMEM, "out of memory");
+    else
+        r->sockets->r = r;
     return r->sockets;
 }
 
@@ -52,6 +54,7 @@ static bool is_early(const SockOpt *o)
         {SOL_SOCKET, SO_MARK},      {SOL_IP, IP_FREEBIND},      {SOL_IP, IP_TRANSPARENT},
         {SOL_IPV6, IPV6_V6ONLY},    {SOL_IPV6, 78 /* IPV6_FREEBIND */},
         {SOL_IPV6, IPV6_TRANSPARENT},
+        {SOL_IP, IP_BIND_ADDRESS_NO_PORT},
     };
 
     for (size_t i = 0; i < ARRAY_SIZE(early); i++)
@@ -167,4 +170,15 @@ void socket_widen(int fd, int option)
 
     if (setsockopt(fd, SOL_SOCKET, force, &want, sizeof(want)) < 0)
         setsockopt(fd, SOL_SOCKET, option, &want, sizeof(want)); /* cut down to the system's limit */
+}
+
+void socket_narrow(int fd, const Socket *m)
+{
+    int snd = (int)(m->sndbuf / 2), rcv = (int)(m->rcvbuf / 2), lock = (int)m->buf_lock;
+
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &snd, sizeof(snd)) < 0)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &snd, sizeof(snd));
+    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &rcv, sizeof(rcv)) < 0)
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcv, sizeof(rcv));
+    setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, sizeof(lock));
 }

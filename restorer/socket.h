@@ -14,9 +14,15 @@
 
 /* Shared state; hangs off restore->sockets, made on first use. NULL when memory is out. */
 struct rsockets {
+    struct restore *r;
     struct runix **unixes; /* unix.c: all unix sockets */
     size_t n_unixes;
     bool unix_built, unix_filled;
+    struct rinet **inets; /* inet.c: all internet sockets */
+    size_t n_inets;
+    bool inet_built, inet_filled;
+    struct rinet **listening; /* tcpjoin.c: those that listen by now */
+    size_t n_listening;
 };
 struct rsockets *rsockets_of(struct restore *r, struct err *err);
 
@@ -38,5 +44,8 @@ int socket_late(int fd, const Socket *m, struct err *err);
  * socket_late().
  */
 void socket_widen(int fd, int option /* SO_SNDBUF or SO_RCVBUF */);
+
+/* Back to the image's sizes, also those that the kernel had chosen itself (as near as we may). */
+void socket_narrow(int fd, const Socket *m);
 
 #endif

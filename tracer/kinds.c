@@ -1,7 +1,7 @@
 /* The table of kinds that a checkpoint can save. The first row whose probe says yes handles an fd. */
 #include "tracer/ckpt.h"
 
-extern const struct kind_ops aio_ops, epoll_ops, eventfd_ops, fanotify_ops, file_ops, inotify_ops,
+extern const struct kind_ops aio_ops, epoll_ops, eventfd_ops, fanotify_ops, file_ops, inet_ops, inotify_ops,
     iouring_ops, mqueue_ops, outside_ops, pidfd_ops, pipe_ops, shm_ops, signalfd_ops, sysv_ops, timerfd_ops,
     tty_ops, unix_ops;
 
@@ -9,5 +9,5 @@ extern const struct kind_ops aio_ops, epoll_ops, eventfd_ops, fanotify_ops, file
 const struct kind_ops *const tracer_kinds[] = {
     &shm_ops,     &pipe_ops,     &eventfd_ops, &signalfd_ops, &timerfd_ops, &epoll_ops,
     &inotify_ops, &fanotify_ops, &iouring_ops, &aio_ops,      &mqueue_ops,  &pidfd_ops,
-    &sysv_ops,    &tty_ops,      &unix_ops,    &outside_ops,  &file_ops,    NULL,
+    &sysv_ops,    &tty_ops,      &unix_ops, &inet_ops,    &outside_ops,  &file_ops,    NULL,
 };

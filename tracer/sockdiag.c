@@ -1,5 +1,5 @@
 /*
- * The netlink side of sockdiag.h: requests, answers, and the table of unix sockets.
+ * The table of unix sockets, as sock_diag(7) gives it.
  */
 #include "tracer/sockdiag.h"
 
@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "base/sockdiag.h"
 #include "base/util.h"
 #include "tracer/socket.h"
 
@@ -27,56 +28,6 @@ struct waiting {
     uint32_t client, listener;
     struct waiting *next;
 };
-
-static int answer(const char *buf, size_t n, int (*each)(void *, const void *, size_t, struct err *), void *arg,
-                  bool *done, struct err *err)
-{
-    const struct nlmsghdr *h = (const void *)buf;
-
-    for (; NLMSG_OK(h, n); h = NLMSG_NEXT(h, n)) {
-        if (h->nlmsg_flags & NLM_F_DUMP_INTR)
-            return err_set(err, EAGAIN, "the table of sockets changed while it was read");
-        if (h->nlmsg_type == NLMSG_DONE) {
-            *done = true;
-            return 0;
-        }
-        if (h->nlmsg_type == NLMSG_ERROR) {
-            const struct nlmsgerr *e = NLMSG_DATA(h);
-            *done = true;
-            if (e->error == 0)
-                return 0;
-            return err_set(err, -e->error, "sock_diag: %s", strerror(-e->error));
-        }
-        if (each(arg, NLMSG_DATA(h), NLMSG_PAYLOAD(h, 0), err) < 0)
-            return -err->code;
-    }
-    return 0;
-}
-
-int diag_dump(const void *request, size_t len, int (*each)(void *, const void *, size_t, struct err *), void *arg,
-              struct err *err)
-{
-    _cleanup_close_ int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_SOCK_DIAG);
-    _cleanup_free_ char *buf = malloc(256u << 10);
-    bool done = false;
-
-    if (!buf)
-        return err_set(err, ENOMEM, "out of memory");
-    if (fd < 0)
-        return err_errno(err, "sock_diag socket");
-    if (send(fd, request, len, 0) < 0)
-        return err_errno(err, "sock_diag");
-    while (!done) {
-        ssize_t n = recv(fd, buf, 256u << 10, 0);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return err_errno(err, "sock_diag");
-        if (answer(buf, (size_t)n, each, arg, &done, err) < 0)
-            return -err->code;
-    }
-    return 0;
-}
 
 static void attribute(struct unix_table *t, struct unix_diag *d, const struct nlattr *a)
 {

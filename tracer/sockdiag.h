@@ -33,11 +33,4 @@ const struct unix_diag *unix_table_find(const struct unix_table *t, uint64_t ino
 /* The listening socket at which the connection of this client waits; 0: it does not wait. */
 uint32_t unix_table_listener(const struct unix_table *t, uint64_t client);
 
-/*
- * Send one netlink request and call `each` for every answer until the dump ends. Returns 0 or the first error
- * of the kernel's or of `each`.
- */
-int diag_dump(const void *request, size_t len, int (*each)(void *arg, const void *payload, size_t n, struct err *err),
-              void *arg, struct err *err);
-
 #endif

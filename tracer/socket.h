@@ -14,6 +14,8 @@
 struct sockets {
     struct unix_table *unixes; /* sockdiag.h */
     struct fresh *fresh;       /* sockopt.c: the options that new sockets have */
+    struct tcp_table *tcp;     /* tcptable.c */
+    bool tcp_waiting;          /* tcp.c: connections not accepted yet were looked for */
 };
 struct sockets *sockets_of(struct ckpt *c, struct err *err); /* NULL when memory is out */
 

@@ -11,18 +11,32 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
+#include <poll.h>
 #include <string.h>
 
+#include "base/sockdiag.h"
 #include "base/util.h"
 #include "tracer/socket.h"
 
 #define MAX_VALUE 64u /* bytes */
 
-enum { ANY = 0, V4 = 1, V6 = 2, TCP = 4, DGRAM = 8, RAW = 16, UNIX = 32, NETLINK = 64, PACKET = 128, IDLE = 256 };
+enum {
+    ANY = 0,
+    V4 = 1,
+    V6 = 2,
+    TCP = 4,
+    DGRAM = 8,
+    RAW = 16,
+    UNIX = 32,
+    NETLINK = 64,
+    PACKET = 128,
+    IDLE = 256,      /* not while connected: then it tells what was negotiated */
+    PACKETS = 512,   /* not TCP */
+};
 
 struct option {
     int level, name;
-    uint16_t where; /* which sockets have it: bits above; IDLE: means something else while connected */
+    uint16_t where; /* which sockets have it: bits above */
     uint8_t size;   /* of the value at most */
 };
 
@@ -90,18 +104,18 @@ static const struct option options[] = {
     {SOL_IP, IP_BIND_ADDRESS_NO_PORT, V4 | V6, 4},
     {SOL_IP, 25 /* IP_RECVFRAGSIZE */, V4 | V6, 4},
     {SOL_IP, 26 /* IP_RECVERR_RFC4884 */, V4 | V6, 4},
-    {SOL_IP, IP_MULTICAST_IF, V4, 4},
-    {SOL_IP, IP_MULTICAST_TTL, V4, 4},
-    {SOL_IP, IP_MULTICAST_LOOP, V4, 4},
-    {SOL_IP, IP_MULTICAST_ALL, V4, 4},
+    {SOL_IP, IP_MULTICAST_IF, V4 | PACKETS, 4},
+    {SOL_IP, IP_MULTICAST_TTL, V4 | PACKETS, 4},
+    {SOL_IP, IP_MULTICAST_LOOP, V4 | PACKETS, 4},
+    {SOL_IP, IP_MULTICAST_ALL, V4 | PACKETS, 4},
     {SOL_IP, IP_UNICAST_IF, V4, 4},
     {SOL_IP, 51 /* IP_LOCAL_PORT_RANGE */, V4 | V6, 4},
     {SOL_IPV6, IPV6_V6ONLY, V6, 4},
     {SOL_IPV6, IPV6_UNICAST_HOPS, V6, 4},
-    {SOL_IPV6, IPV6_MULTICAST_IF, V6, 4},
-    {SOL_IPV6, IPV6_MULTICAST_HOPS, V6, 4},
-    {SOL_IPV6, IPV6_MULTICAST_LOOP, V6, 4},
-    {SOL_IPV6, 29 /* IPV6_MULTICAST_ALL */, V6, 4},
+    {SOL_IPV6, IPV6_MULTICAST_IF, V6 | PACKETS, 4},
+    {SOL_IPV6, IPV6_MULTICAST_HOPS, V6 | PACKETS, 4},
+    {SOL_IPV6, IPV6_MULTICAST_LOOP, V6 | PACKETS, 4},
+    {SOL_IPV6, 29 /* IPV6_MULTICAST_ALL */, V6 | PACKETS, 4},
     {SOL_IPV6, IPV6_MTU_DISCOVER, V6, 4},
     {SOL_IPV6, IPV6_RECVERR, V6, 4},
     {SOL_IPV6, IPV6_CHECKSUM, V6 | RAW, 4},
@@ -210,9 +224,9 @@ static uint16_t sort_of(const Socket *m)
 
 static bool has(const struct option *o, uint16_t sort, bool idle)
 {
-    uint16_t want = o->where & (uint16_t)~IDLE;
+    uint16_t want = o->where & (uint16_t)~(IDLE | PACKETS);
 
-    if (o->where & IDLE && !idle)
+    if ((o->where & IDLE && !idle) || (o->where & PACKETS && sort & TCP))
         return false;
     if ((want & (V4 | V6)) && (want & RAW)) /* both must hold */
         return (sort & want & (V4 | V6)) && (sort & RAW);
@@ -267,13 +281,16 @@ static int keep(struct ckpt *c, Socket *m, const struct option *o, const uint8_t
     return 0;
 }
 
-/* Connected TCP sockets report what they negotiated for some options. */
+/* TCP sockets that are or were connected report what they negotiated for some options. */
 static bool is_idle(int fd, const Socket *m)
 {
-    struct sockaddr_storage a;
-    socklen_t n = sizeof(a);
+    struct pollfd p = {.fd = fd, .events = POLLRDHUP};
+    struct tcp_state t;
+    struct err err;
 
-    return m->type != SOCK_STREAM || getpeername(fd, (void *)&a, &n) < 0;
+    if (m->type != SOCK_STREAM || tcp_state(fd, &t, &err) < 0)
+        return true;
+    return t.state == TCP_LISTEN || (t.state == TCP_CLOSE && poll(&p, 1, 0) >= 0 && !(p.revents & POLLRDHUP));
 }
 
 int sockopt_collect(struct ckpt *c, int fd, Socket *m, struct err *err)

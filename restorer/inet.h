@@ -1,0 +1,63 @@
+/* What the files about internet sockets share. */
+#ifndef RESTORER_INET_H
+#define RESTORER_INET_H
+
+#include <netinet/in.h>
+
+#include "base/sockdiag.h"
+#include "image/inet.pb-c.h"
+#include "restorer/socket.h"
+
+extern const struct rebuild_ops inet_ops;
+
+#define PEER_NONE    0u /* Inet.peer_state */
+#define PEER_OBJECT  1u
+#define PEER_WAITING 2u
+#define PEER_CLOSED  3u
+#define PEER_OUTSIDE 4u
+
+#define EXT_KEEP  1u /* Inet.ext */
+#define EXT_RESET 2u
+
+/* An internet socket of the images. */
+struct rinet {
+    struct robject *o;
+    const Inet *m;
+    struct inet_end local, remote;
+    struct rinet *peer; /* PEER_OBJECT; itself when it is connected to itself */
+    int fd;             /* the driver's; its description's once that is made */
+    int temp;           /* stands in for a peer that is not an object; -1: none */
+    bool joined;        /* is connected, or was */
+    bool listening;
+    bool widened;
+};
+
+bool rinet_is_tcp(const struct rinet *u);
+
+/* An address as large as any. */
+union address {
+    struct sockaddr sa;
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
+socklen_t inet_address(const ProtobufCBinaryData *from, union address *a);
+
+/*
+ * inetbind.c. bind(2) that gets over the remains of the connections that the dead program had: they are removed if we
+ * may, else waited for.
+ */
+int inet_bind(int fd, const union address *a, socklen_t len, struct err *err);
+
+/*
+ * Connect a new socket from a local address, port included, to another; returns when it is connected, or with
+ * `wait` false when it is on its way. fd gets SO_REUSEADDR.
+ */
+int inet_connect(int fd, const ProtobufCBinaryData *local, const ProtobufCBinaryData *remote, bool wait, struct err *err);
+
+int tcp_build(struct rsockets *s, struct err *err);  /* tcpbuild.c */
+int tcp_join(struct rsockets *s, struct err *err);   /* tcpjoin.c: connections */
+int tcp_fill(struct rsockets *s, struct err *err);   /* tcpfill.c */
+int dgram_build(struct rinet *u, struct err *err);   /* dgram.c */
+int dgram_fill(struct rsockets *s, struct err *err);
+
+#endif

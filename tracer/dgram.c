@@ -1,0 +1,92 @@
+/*
+ * Internet sockets that have datagrams: UDP, UDP-Lite, ICMP ("ping") and raw. UDP can be peeked at behind the first
+ * message, the others can't (no SO_PEEK_OFF): of them only an empty queue is saved.
+ */
+#include <errno.h>
+#include <linux/sockios.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/ioctl.h>
+
+#include "base/util.h"
+#include "tracer/inet.h"
+#include "tracer/peek.h"
+
+static bool is_udp(const Inet *m)
+{
+    return m->socket->type == SOCK_DGRAM &&
+           (m->socket->protocol == IPPROTO_UDP || m->socket->protocol == IPPROTO_UDPLITE);
+}
+
+/*
+ * An error that came by ICMP is lost, as ICMP itself may be. Messages of the error queue, which a program asks for
+ * (IP_RECVERR, transmit timestamps), are not, and can't be looked at without taking them.
+ */
+static int check_errors(const Inet *m, int fd, struct err *err)
+{
+    struct pollfd p = {.fd = fd};
+    bool wanted = m->socket->family == AF_INET ? sockopt_int(fd, IPPROTO_IP, IP_RECVERR, 0) != 0
+                                               : sockopt_int(fd, IPPROTO_IPV6, IPV6_RECVERR, 0) != 0;
+
+    if (poll(&p, 1, 0) < 0)
+        return err_errno(err, "poll");
+    if ((p.revents & POLLERR) && wanted)
+        return err_set(err, EAGAIN, "a message of the error queue waits, which can't be saved");
+    return 0;
+}
+
+/* UDP_CORK, or MSG_MORE: half a datagram in the kernel. */
+static int check_corked(const Inet *m, int fd, struct err *err)
+{
+    int waiting = 0;
+
+    if (is_udp(m) && sockopt_int(fd, SOL_UDP, UDP_CORK, 0) && ioctl(fd, SIOCOUTQ, &waiting) == 0 && waiting > 0)
+        return err_set(err, EAGAIN, "part of a datagram that is not sent yet (UDP_CORK) can't be saved");
+    return 0;
+}
+
+int dgram_collect(struct ckpt *c, int fd, struct object *o, struct err *err)
+{
+    Inet *m = inet_of(o);
+
+    if (check_errors(m, fd, err) < 0 || check_corked(m, fd, err) < 0)
+        return -err->code;
+    return mcast_collect(c, fd, m, err);
+}
+
+struct queue {
+    struct ckpt *c;
+    Inet *m;
+};
+
+static int take(void *arg, struct peeked *p, struct err *err)
+{
+    struct queue *q = arg;
+    InetMessage *k = arena_alloc(q->c->arena, sizeof(*k));
+
+    if (!k)
+        return err_set(err, ENOMEM, "out of memory");
+    inet_message__init(k);
+    k->data = arena_bytes(q->c->arena, p->data, p->len);
+    k->sender = arena_bytes(q->c->arena, &p->from, p->from_len);
+    if (k->data.len != p->len)
+        return err_set(err, ENOMEM, "out of memory");
+    arena_push(q->c->arena, (void ***)&q->m->queue, &q->m->n_queue, k);
+    return 0;
+}
+
+int dgram_peek(struct ckpt *c, int fd, struct object *o, struct err *err)
+{
+    struct queue q = {c, inet_of(o)};
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+
+    if (is_udp(q.m))
+        return peek_messages(fd, false, take, &q, err);
+    if (poll(&p, 1, 0) < 0)
+        return err_errno(err, "poll");
+    if (p.revents & POLLIN)
+        return err_set(err, EAGAIN, "packets wait in a raw or ICMP socket, which can't be saved before they are read");
+    return 0;
+}

@@ -1,0 +1,59 @@
+/* What the files about internet sockets share. */
+#ifndef TRACER_INET_H
+#define TRACER_INET_H
+
+#include "base/sockdiag.h"
+#include "image/inet.pb-c.h"
+#include "tracer/ckpt.h"
+#include "tracer/socket.h"
+
+extern const struct kind_ops inet_ops;
+
+#define PEER_NONE    0u /* Inet.peer_state */
+#define PEER_OBJECT  1u
+#define PEER_WAITING 2u
+#define PEER_CLOSED  3u
+#define PEER_OUTSIDE 4u
+
+/* object.priv */
+struct inet_sock {
+    const struct fd_info *fi; /* some fd of it */
+    struct inet_end local, remote;
+    struct tcp_state tcp;
+    int outq;                 /* bytes sent and not acknowledged, or not sent yet */
+    struct object *peer;      /* PEER_OBJECT */
+    uint32_t waiting;         /* TCP_LISTEN: connections that were found */
+    struct object *next;      /* in the hash of tcptable.c */
+    const struct inet_entry *entry; /* what sock_diag says of it; NULL: it is in no table */
+};
+
+/* inet.c: message of an object; NULL: it is no internet socket, or one of another protocol. */
+Inet *inet_of(const struct object *o);
+bool inet_is_tcp(const struct object *o);
+
+/* Each kind of protocol: tcp.c, dgram.c. `fd` is the tracer's copy. */
+int tcp_collect(struct ckpt *c, int fd, struct object *o, struct err *err);
+int tcp_match(struct ckpt *c, struct object *o, struct err *err);
+int tcp_settle(struct ckpt *c, struct object *o, struct err *err);  /* tcpsettle.c */
+int tcp_peek(struct ckpt *c, int fd, struct object *o, struct err *err); /* tcppeek.c */
+int dgram_collect(struct ckpt *c, int fd, struct object *o, struct err *err);
+int mcast_collect(struct ckpt *c, int fd, Inet *m, struct err *err); /* mcast.c: the groups that it is in */
+int dgram_peek(struct ckpt *c, int fd, struct object *o, struct err *err);
+
+/* tcptable.c: all TCP sockets of the host and of the checkpoint, by their addresses. */
+struct tcp_table;
+int tcp_table_get(struct ckpt *c, struct tcp_table **t, struct err *err);
+/* Of the checkpoint: with these addresses; connected. */
+struct object *tcp_table_object(const struct tcp_table *t, const struct inet_end *local, const struct inet_end *remote);
+/* Of the host: the same; the socket with this inode. */
+const struct inet_entry *tcp_table_entry(const struct tcp_table *t, const struct inet_end *local,
+                                         const struct inet_end *remote);
+const struct inet_entry *tcp_table_inode(const struct tcp_table *t, uint64_t ino);
+/* The listening socket of the checkpoint at which connections to this address arrive; room: one that has more
+ * waiting connections than were found so far. */
+struct object *tcp_table_listener(const struct tcp_table *t, const struct inet_end *local, bool room);
+/* Entries without an fd: f is called for those that may wait to be accepted, oldest first. */
+int tcp_table_waiting(const struct tcp_table *t, int (*f)(void *arg, const struct inet_entry *e, struct err *err),
+                      void *arg, struct err *err);
+
+#endif
