@@ -154,7 +154,8 @@ static bool same_mounts(const struct proc *p)
 static bool find_other_name(struct ckpt *c, File *m, const struct stat *st, const char *link, size_t len)
 {
     const char *slash = memrchr(link, '/', len);
-    _cleanup_free_ char *path = slash ? strndup(link, slash == link ? 1 : (size_t)(slash - link)) : NULL;
+    size_t dirlen = slash > link ? (size_t)(slash - link) : 1;
+    _cleanup_free_ char *path = slash ? strndup(link, dirlen) : NULL;
     DIR *dir = path ? opendir(path) : NULL;
     const struct dirent *e;
     bool found = false;
