@@ -4,6 +4,7 @@
  * complete.
  */
 #include <errno.h>
+#include <linux/capability.h>
 #include <linux/sched.h>
 #include <poll.h>
 #include <sched.h>
@@ -247,8 +248,11 @@ int tree_groups(struct restore *r, struct err *err)
 
 /* --- zombies --------------------------------------------------------------------------------------------------- */
 
+/* Without capabilities, or a tracer that has none may not read its exit status (/proc/PID/stat) at the next checkpoint. */
 static int end_zombie(struct rproc *p, struct err *err)
 {
+    struct __user_cap_header_struct caps = {_LINUX_CAPABILITY_VERSION_3, 0};
+    struct __user_cap_data_struct no_caps[2] = {0};
     _cleanup_batch_ struct inj_batch b = {0};
     uint64_t none = 0;
     struct err gone;
@@ -256,6 +260,7 @@ static int end_zombie(struct rproc *p, struct err *err)
 
     if (inj_begin(&b, &p->inj, err) < 0)
         return -err->code;
+    inj_call(&b, 0, SYS_capset, inj_data(&b, &caps, sizeof(caps)), inj_data(&b, no_caps, sizeof(no_caps)));
     if (WIFSIGNALED(status)) {
         uint64_t dfl[4] = {0};
         if (WTERMSIG(status) != SIGKILL)

@@ -168,9 +168,15 @@ int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct e
         const Wire__TracerConfig__Tree *tree = config->tree[i];
         if (add_tree(t, tree->root, tree->options, err) < 0)
             return -err->code;
-        for (size_t k = 0; k < tree->n_pid; k++)
+        for (size_t k = 0; k < tree->n_pid; k++) {
+            struct proc_stat s;
+            struct err ignored;
             if (follow_add(t->follow, tree->pid[k], tree->pid[k] == tree->root, err) < 0)
                 return -err->code;
+            /* A zombie has ended already: no record will say so. */
+            if (read_stat(tree->pid[k], &s, &ignored) == 0 && s.state == 'Z')
+                follow_correct(t->follow, tree->pid[k], 0);
+        }
     }
     for (size_t i = 0; i < config->n_tree; i++) {
         for (size_t k = 0; k < config->tree[i]->n_pid; k++) {
