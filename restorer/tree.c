@@ -254,12 +254,15 @@ static int end_zombie(struct rproc *p, struct err *err)
     struct __user_cap_header_struct caps = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct no_caps[2] = {0};
     _cleanup_batch_ struct inj_batch b = {0};
+    char comm[16] = "";
     uint64_t none = 0;
     struct err gone;
     int status = (int)p->process->exit_status;
 
     if (inj_begin(&b, &p->inj, err) < 0)
         return -err->code;
+    memcpy(comm, p->process->comm.data, p->process->comm.len < 15 ? p->process->comm.len : 15);
+    inj_call(&b, 0, SYS_prctl, PR_SET_NAME, inj_data(&b, comm, sizeof(comm)));
     inj_call(&b, 0, SYS_capset, inj_data(&b, &caps, sizeof(caps)), inj_data(&b, no_caps, sizeof(no_caps)));
     if (WIFSIGNALED(status)) {
         uint64_t dfl[4] = {0};
