@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -77,12 +78,37 @@ static int stepped(struct inj *inj, int64_t *ret, struct err *err, const char *w
     return 0;
 }
 
+/* The process's limit of address space is in the way: its soft limit makes room until inj_leave(). */
+static int raise_limit(struct inj *inj)
+{
+    struct rlimit lim;
+
+    if (prlimit(inj->pid, RLIMIT_AS, NULL, &inj->as_limit) < 0 || inj->as_limit.rlim_cur == inj->as_limit.rlim_max)
+        return -1;
+    lim = (struct rlimit){inj->as_limit.rlim_max, inj->as_limit.rlim_max};
+    inj->as_raised = prlimit(inj->pid, RLIMIT_AS, &lim, NULL) == 0;
+    return inj->as_raised ? 0 : -1;
+}
+
+static void lower_limit(struct inj *inj)
+{
+    if (inj->as_raised)
+        prlimit(inj->pid, RLIMIT_AS, &inj->as_limit, NULL);
+    inj->as_raised = false;
+}
+
 static int make_area(struct inj *inj, struct err *err)
 {
+    const uint64_t arg[6] = {0, inj->size, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, ~0ull, 0};
     int64_t at, r;
 
-    if (stepped(inj, &at, err, "mapping the parasite", SYS_mmap,
-                (uint64_t[6]){0, inj->size, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0}) < 0)
+    r = stepped(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
+    if (r == -ENOMEM && raise_limit(inj) == 0)
+        r = stepped(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
+    if (r == -ENOMEM)
+        return err_wrap(err, "it has no room for %llu KiB more (ulimit -v, vm.max_map_count)",
+                        (unsigned long long)(inj->size >> 10));
+    if (r < 0)
         return -err->code;
     inj->base = (uint64_t)at;
     return stepped(inj, &r, err, "protecting the parasite", SYS_mprotect,
@@ -149,6 +175,7 @@ static void unmake(struct inj *inj, int ours)
     if (inj->base)
         stepped(inj, &r, &ignored, "munmap", SYS_munmap, (uint64_t[6]){inj->base, inj->size});
     pt_set_sigmask(inj->tid, inj->sigmask, &ignored);
+    lower_limit(inj);
 }
 
 int inj_enter(struct inj *inj, pid_t pid, pid_t tid, const struct user_regs_struct *regs, uint64_t sigmask,
@@ -159,9 +186,11 @@ int inj_enter(struct inj *inj, pid_t pid, pid_t tid, const struct user_regs_stru
     *inj = (struct inj){.pid = pid, .tid = tid, .pidfd = -1, .ctl = -1, .remote_ctl = -1, .nslots = 1,
                         .regs = *regs, .sigmask = sigmask, .size = inj_area_size(1)};
     inj->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+    if (inj->pidfd < 0 && pid == tid) /* another thread speaks for a leader that has ended: PIDFD_THREAD */
+        inj->pidfd = (int)syscall(SYS_pidfd_open, pid, O_EXCL);
     if (inj->pidfd < 0)
         return err_errno(err, "process %d: pidfd_open", pid);
-    if (pt_find_syscall(pid, &inj->syscall_ip, err) < 0 || pt_set_sigmask(tid, ~0ull, err) < 0)
+    if (pt_find_syscall(pid, &inj->syscall_ip, err) < 0 || pt_set_sigmask(tid, PT_STEP_MASK, err) < 0)
         return -err->code;
     if (make_area(inj, err) < 0 || make_ctl(inj, &ours, err) < 0 || write_blob(inj, ours, err) < 0) {
         unmake(inj, ours);
@@ -206,6 +235,7 @@ int inj_leave(struct inj *inj, struct err *err)
         stepped(inj, &r, err, "unmapping the parasite", SYS_munmap, (uint64_t[6]){inj->base, inj->size}) < 0 ||
         pt_set_sigmask(inj->tid, inj->sigmask, err) < 0)
         return -err->code;
+    lower_limit(inj);
     if (inj->stop_seen)
         syscall(SYS_pidfd_send_signal, inj->pidfd, SIGSTOP, NULL, 0);
     return 0;

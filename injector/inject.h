@@ -14,6 +14,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/resource.h>
 #include <sys/types.h>
 #include <sys/user.h>
 
@@ -36,6 +37,8 @@ struct inj {
     uint32_t nslots;
     uint32_t slot;     /* of the host thread */
     uint64_t syscall_ip;
+    struct rlimit as_limit; /* its limit of address space, raised while the parasite is in if it was in the way */
+    bool as_raised;
     bool entered;      /* by inj_enter: regs and mask below are the program's */
     bool stop_seen;    /* a SIGSTOP from outside arrived meanwhile: inj_leave sends it again */
     struct user_regs_struct regs;

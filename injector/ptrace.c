@@ -156,26 +156,15 @@ int pt_poke(pid_t pid, uint64_t addr, const void *buf, size_t len, struct err *e
     return 0;
 }
 
-/* One step can end in a stop that is not ours (SIGSTOP from outside): it is stepped over again. */
-static int step(pid_t tid, uint64_t ip, struct err *err)
+static int step(pid_t tid, struct err *err)
 {
-    struct user_regs_struct now;
-    int status;
-
-    for (;;) {
-        if (ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL) < 0)
-            return err_errno(err, "thread %d: cannot be stepped", tid);
-        if (pt_wait(tid, &status, err) < 0)
-            return -err->code;
-        if (pt_get_regs(tid, &now, err) < 0)
-            return -err->code;
-        if (now.rip != ip)
-            return 0;
-    }
+    if (ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL) < 0)
+        return err_errno(err, "thread %d: cannot be stepped", tid);
+    return 0;
 }
 
-int pt_syscall(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, int64_t *ret, long nr,
-               const uint64_t arg[6], struct err *err)
+int pt_syscall_begin(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, long nr, const uint64_t arg[6],
+                     struct err *err)
 {
     struct user_regs_struct regs = *orig;
 
@@ -189,11 +178,32 @@ int pt_syscall(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, int6
     regs.r9 = arg[5];
     regs.rip = ip;
     regs.eflags &= ~0x100ull;
-    if (pt_set_regs(tid, &regs, err) < 0 || step(tid, ip, err) < 0)
+    return pt_set_regs(tid, &regs, err) < 0 ? -err->code : step(tid, err);
+}
+
+/* One step can end in a stop that is not ours (SIGSTOP from outside): it is stepped over again. */
+int pt_syscall_end(pid_t tid, uint64_t ip, int64_t *ret, struct err *err)
+{
+    struct user_regs_struct now;
+    int status;
+
+    for (;;) {
+        if (pt_wait(tid, &status, err) < 0 || pt_get_regs(tid, &now, err) < 0)
+            return -err->code;
+        if (now.rip != ip)
+            break;
+        if (step(tid, err) < 0)
+            return -err->code;
+    }
+    *ret = (int64_t)now.rax;
+    return 0;
+}
+
+int pt_syscall(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, int64_t *ret, long nr,
+               const uint64_t arg[6], struct err *err)
+{
+    if (pt_syscall_begin(tid, ip, orig, nr, arg, err) < 0 || pt_syscall_end(tid, ip, ret, err) < 0)
         return -err->code;
-    if (pt_get_regs(tid, &regs, err) < 0)
-        return -err->code;
-    *ret = (int64_t)regs.rax;
     return pt_set_regs(tid, orig, err);
 }
 

@@ -76,6 +76,12 @@ struct proc {
     struct proc *stands_for; /* inflight.c: the tracer in the place of this one, for what nobody has open */
 };
 
+/* The thread by which /proc and ptrace know its memory: a leader that has ended has none. */
+static inline pid_t proc_task(const struct proc *p)
+{
+    return p->leader_dead && p->nthreads ? p->threads[0].tid : p->pid;
+}
+
 /* One fd of one process, as /proc shows it. */
 struct fd_info {
     struct proc *proc;

@@ -77,8 +77,8 @@ static void look(const struct pair *k, uint64_t addr, uint64_t n, struct block *
     for (uint64_t i = 0; b->known && i < n && !hidden; i++)
         hidden = candidate(b, i) && !(b->c[i] & PM_PFN);
     if (hidden)
-        b->read = read_memory(k->child->pid, addr, k->content, (uint32_t)(n * PAGE), &ignored) == 0 &&
-                  read_memory(k->parent->pid, addr, k->content + AT_ONCE * PAGE, (uint32_t)(n * PAGE), &ignored) == 0;
+        b->read = read_memory(proc_task(k->child), addr, k->content, (uint32_t)(n * PAGE), &ignored) == 0 &&
+                  read_memory(proc_task(k->parent), addr, k->content + AT_ONCE * PAGE, (uint32_t)(n * PAGE), &ignored) == 0;
 }
 
 static bool shared(const struct pair *k, const struct block *b, uint64_t i)
@@ -166,7 +166,7 @@ int collect_inherited(struct ckpt *c, struct proc *p, struct err *err)
 
     if (p->shares_mm || !k.parent || k.parent == p || k.parent->zombie || !k.parent->mm)
         return 0;
-    _cleanup_close_ int child = open_pagemap(p->pid), parent = open_pagemap(k.parent->pid);
+    _cleanup_close_ int child = open_pagemap(proc_task(p)), parent = open_pagemap(proc_task(k.parent));
     if (child < 0 || parent < 0)
         return 0;
     k.child_map = child;

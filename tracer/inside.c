@@ -1,6 +1,6 @@
 /*
  * What only the process itself can ask the kernel: signal dispositions, timers, the alternate stack and a few
- * attributes. One batch for the process, and four stepped calls for each further thread.
+ * attributes. One batch for the process, and four stepped calls for each further thread, in many threads at once.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -27,7 +27,7 @@ int enter_process(struct ckpt *c, struct proc *p, struct err *err)
 {
     struct thread *host = &p->threads[0];
 
-    if (inj_enter(&p->inj, p->pid, host->tid, &host->regs, host->sigmask, err) < 0)
+    if (inj_enter(&p->inj, proc_task(p), host->tid, &host->regs, host->sigmask, err) < 0)
         return err_wrap(err, "process %d (%s)", p->pid, p->process ? (char *)p->process->comm.data : "?");
     p->injected = true;
     p->pidfd = p->inj.pidfd;
@@ -42,7 +42,7 @@ int leave_process(struct ckpt *c, struct proc *p, struct err *err)
         struct thread *t = &p->threads[i];
         struct err ignored;
         if (t->msg && t->msg->rseq_cs)
-            pt_write(p->pid, t->msg->rseq + 8, &t->msg->rseq_cs, sizeof(uint64_t), &ignored);
+            pt_write(t->tid, t->msg->rseq + 8, &t->msg->rseq_cs, sizeof(uint64_t), &ignored);
         if (i && t->msg)
             pt_set_regs(t->tid, &t->regs, &ignored);
     }
@@ -125,7 +125,7 @@ static int list_timers(struct ckpt *c, struct proc *p, struct err *err)
     _cleanup_free_ char *text = NULL;
     char *at;
 
-    if (read_proc(&text, NULL, err, "%d/timers", p->pid) < 0)
+    if (read_proc(&text, NULL, err, "%d/timers", proc_task(p)) < 0)
         return err->code == ENOENT ? 0 : -err->code; /* a kernel without CONFIG_CHECKPOINT_RESTORE */
     at = text;
     for (;;) {
@@ -220,32 +220,81 @@ static void take(struct ckpt *c, struct proc *p, struct inj_batch *b, const stru
     t->clear_child_tid = *(uint64_t *)inj_at(b, in->tid_addr);
 }
 
-/* A further thread: four stepped calls; results go to the area's data, which no batch uses meanwhile. */
-static int ask_thread(struct proc *p, struct thread *t, uint64_t scratch, struct err *err)
-{
-    uint64_t mask = t->sigmask, buf[8] = {0};
-    int64_t r, slack;
-    int res;
+/* --- further threads ------------------------------------------------------------------------------------ */
 
-    if (pt_set_sigmask(t->tid, ~0ull, err) < 0)
-        return -err->code;
-    res = pt_syscall(t->tid, p->inj.syscall_ip, &t->regs, &r, SYS_sigaltstack, (uint64_t[6]){0, scratch}, err);
-    if (res == 0)
-        res = pt_syscall(t->tid, p->inj.syscall_ip, &t->regs, &r, SYS_prctl,
-                         (uint64_t[6]){PR_GET_PDEATHSIG, scratch + 32}, err);
-    if (res == 0)
-        res = pt_syscall(t->tid, p->inj.syscall_ip, &t->regs, &r, SYS_prctl,
-                         (uint64_t[6]){PR_GET_TID_ADDRESS, scratch + 40}, err);
-    if (res == 0)
-        res = pt_syscall(t->tid, p->inj.syscall_ip, &t->regs, &slack, SYS_prctl, (uint64_t[6]){PR_GET_TIMERSLACK}, err);
+#define WAVE 512u /* threads that are asked at the same time */
+
+struct answers { /* of a thread, in the area's data, which no batch uses meanwhile */
+    stack_t altstack;
+    uint32_t pdeathsig, pad;
+    uint64_t clear_child_tid, pad2;
+};
+
+/* One call in each of n threads: all are under way before the first is waited for. ret: what each returned. */
+static int ask_each(struct proc *p, struct thread *t, size_t n, long nr, uint64_t a0, uint64_t a1, uint64_t stride,
+                    int64_t *ret, struct err *err)
+{
+    struct err late;
+    size_t begun = 0;
+    int r = 0;
+
+    for (; begun < n && r == 0; begun += r == 0) {
+        uint64_t to = begun * stride;
+        uint64_t arg[6] = {nr == SYS_prctl ? a0 : 0, a1 ? a1 + to : 0};
+        r = pt_syscall_begin(t[begun].tid, p->inj.syscall_ip, &t[begun].regs, nr, arg, err);
+    }
+    for (size_t i = 0; i < begun; i++)
+        if (pt_syscall_end(t[i].tid, p->inj.syscall_ip, &ret[i], &late) < 0 && r == 0) {
+            *err = late;
+            r = -late.code;
+        }
+    return r;
+}
+
+static int ask_wave(struct proc *p, struct thread *t, size_t n, uint64_t at, struct answers *answers, struct err *err)
+{
+    const uint64_t stride = sizeof(*answers);
+    int64_t ret[WAVE], slack[WAVE];
     struct err ignored;
-    pt_set_sigmask(t->tid, mask, &ignored);
-    if (res < 0 || pt_read(p->pid, scratch, buf, 48, err) < 0)
+    int r = 0;
+
+    for (size_t i = 0; i < n && r == 0; i++)
+        r = pt_set_sigmask(t[i].tid, PT_STEP_MASK, err);
+    if (r == 0)
+        r = ask_each(p, t, n, SYS_sigaltstack, 0, at + offsetof(struct answers, altstack), stride, ret, err);
+    if (r == 0)
+        r = ask_each(p, t, n, SYS_prctl, PR_GET_PDEATHSIG, at + offsetof(struct answers, pdeathsig), stride, ret, err);
+    if (r == 0)
+        r = ask_each(p, t, n, SYS_prctl, PR_GET_TID_ADDRESS, at + offsetof(struct answers, clear_child_tid), stride, ret,
+                     err);
+    if (r == 0)
+        r = ask_each(p, t, n, SYS_prctl, PR_GET_TIMERSLACK, 0, 0, slack, err);
+    for (size_t i = 0; i < n; i++) {
+        pt_set_regs(t[i].tid, &t[i].regs, &ignored);
+        pt_set_sigmask(t[i].tid, t[i].sigmask, &ignored);
+    }
+    if (r < 0 || pt_read(proc_task(p), at, answers, n * stride, err) < 0)
         return -err->code;
-    set_altstack(t->msg, (stack_t *)buf);
-    t->msg->pdeathsig = (uint32_t)buf[4];
-    t->msg->clear_child_tid = buf[5];
-    t->msg->timer_slack_ns = positive(slack);
+    for (size_t i = 0; i < n; i++) {
+        set_altstack(t[i].msg, &answers[i].altstack);
+        t[i].msg->pdeathsig = answers[i].pdeathsig;
+        t[i].msg->clear_child_tid = answers[i].clear_child_tid;
+        t[i].msg->timer_slack_ns = positive(slack[i]);
+    }
+    return 0;
+}
+
+static int ask_threads(struct proc *p, uint64_t at, struct err *err)
+{
+    _cleanup_free_ struct answers *answers = malloc(WAVE * sizeof(*answers));
+
+    if (!answers)
+        return err_set(err, ENOMEM, "out of memory");
+    for (size_t i = 1; i < p->nthreads; i += WAVE) {
+        size_t n = p->nthreads - i < WAVE ? p->nthreads - i : WAVE;
+        if (ask_wave(p, &p->threads[i], n, at, answers, err) < 0)
+            return -err->code;
+    }
     return 0;
 }
 
@@ -262,8 +311,7 @@ int collect_inside(struct ckpt *c, struct proc *p, struct err *err)
     if (inj_run(&b, err) < 0)
         return err_wrap(err, "process %d", p->pid);
     take(c, p, &b, &in);
-    for (size_t i = 1; i < p->nthreads; i++)
-        if (ask_thread(p, &p->threads[i], in.acts, err) < 0)
-            return err_wrap(err, "process %d", p->pid);
+    if (p->nthreads > 1 && ask_threads(p, in.acts, err) < 0)
+        return err_wrap(err, "process %d", p->pid);
     return 0;
 }

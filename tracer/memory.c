@@ -123,7 +123,7 @@ int collect_pages(struct ckpt *c, struct proc *p, struct err *err)
     p->mem = m;
     if (!m)
         return err_set(err, ENOMEM, "out of memory");
-    snprintf(path, sizeof(path), "/proc/%d/pagemap", p->pid);
+    snprintf(path, sizeof(path), "/proc/%d/pagemap", proc_task(p));
     _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return err_errno(err, "%s", path);
@@ -240,7 +240,7 @@ static int store_chunk(void *arg, unsigned worker, size_t i, struct err *err)
     struct store *s = arg;
     struct chunk_job *j = &s->jobs[i];
 
-    if (read_memory(j->proc->pid, j->addr, s->buffers[worker], j->len, err) < 0 ||
+    if (read_memory(proc_task(j->proc), j->addr, s->buffers[worker], j->len, err) < 0 ||
         put_pages(j->proc->writer, IMAGE_SPACE_PRIVATE, j->addr, s->buffers[worker], j->len, err) < 0)
         return -err->code;
     if (s->progress)

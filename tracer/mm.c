@@ -68,7 +68,7 @@ static uint32_t vma_kind(const struct object *o)
 /* The first map that the file system, not the kernel, backs is looked at through /proc/PID/map_files. */
 static int file_vma(struct ckpt *c, struct proc *p, const struct map *m, Vma *v, struct err *err)
 {
-    char *via = arena_printf(c->arena, "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, p->pid, m->start, m->end);
+    char *via = arena_printf(c->arena, "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, proc_task(p), m->start, m->end);
     struct object *o = ckpt_mapping_object(c, p, via, m, err);
 
     if (!o)
@@ -84,8 +84,12 @@ static bool is_parasite(const struct ckpt *c, const struct proc *p, const struct
 {
     for (size_t i = 0; i < c->nprocs; i++) {
         const struct proc *q = c->procs[i];
-        if (q->mm_proc == p->mm_proc && q->injected && m->start < q->inj.base + q->inj.size && m->end > q->inj.base)
+        if (q->mm_proc == p->mm_proc && q->injected && m->start < q->inj.base + q->inj.size && m->end > q->inj.base) {
+            /* It was mapped just now, so it shows what mlockall(MCL_FUTURE) has asked for. */
+            if (map_flag(m, "lo"))
+                p->mm->mlock_future = MCL_CURRENT | MCL_FUTURE | (map_flag(m, "lf") ? MCL_ONFAULT : 0);
             return true;
+        }
     }
     return false;
 }
@@ -143,7 +147,7 @@ static int save_vdso(struct ckpt *c, struct proc *p, struct err *err)
         if (v->kind != VMA_VDSO || v->end - v->start > 65536)
             continue;
         void *copy = arena_alloc(c->arena, v->end - v->start);
-        if (pt_read(p->pid, v->start, copy, v->end - v->start, err) < 0)
+        if (pt_read(proc_task(p), v->start, copy, v->end - v->start, err) < 0)
             return -err->code;
         p->mm->vdso = v->start;
         p->mm->vdso_content = (ProtobufCBinaryData){.data = copy, .len = v->end - v->start};
@@ -158,7 +162,7 @@ static int collect_layout(struct ckpt *c, struct proc *p, struct err *err)
     size_t len;
     Mm *m = p->mm;
 
-    if (read_stat(p->pid, &s, err) < 0 || read_proc(&auxv, &len, err, "%d/auxv", p->pid) < 0)
+    if (read_stat(proc_task(p), &s, err) < 0 || read_proc(&auxv, &len, err, "%d/auxv", proc_task(p)) < 0)
         return -err->code;
     m->start_code = s.start_code;
     m->end_code = s.end_code;
@@ -186,7 +190,7 @@ int collect_mm(struct ckpt *c, struct proc *p, struct err *err)
         return err_wrap(err, "process %d", p->pid);
     if (p->shares_mm)
         return 0;
-    if (read_maps(p->pid, &maps, &n, err) < 0)
+    if (read_maps(proc_task(p), &maps, &n, err) < 0)
         return -err->code;
     for (size_t i = 0; i < n && r == 0; i++)
         r = add_vma(c, p, &maps[i], err);

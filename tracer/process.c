@@ -37,7 +37,7 @@ static int collect_limits(struct ckpt *c, struct proc *p, struct err *err)
 {
     _cleanup_free_ char *text = NULL;
 
-    if (read_proc(&text, NULL, err, "%d/limits", p->pid) < 0)
+    if (read_proc(&text, NULL, err, "%d/limits", proc_task(p)) < 0)
         return -err->code;
     for (size_t i = 0; i < ARRAY_SIZE(limit_names); i++) {
         char *line = strstr(text, limit_names[i].name), cur[24], max[24];
@@ -63,7 +63,7 @@ static int collect_status(struct ckpt *c, struct proc *p, struct err *err)
     Process *m = p->process;
     struct proc_status st;
 
-    if (read_status(p->pid, p->pid, &st, err) < 0)
+    if (read_status(proc_task(p), proc_task(p), &st, err) < 0)
         return -err->code;
     m->umask = st.umask;
     m->uids = copy_ids(c, st.uids, m->n_uids = 4);
@@ -106,11 +106,11 @@ static long number_of(struct ckpt *c, pid_t pid, const char *what, int base)
 /* The executable as a file object, so that /proc/PID/exe can be the same again. */
 static int collect_exe(struct ckpt *c, struct proc *p, struct err *err)
 {
-    char *via = arena_printf(c->arena, "/proc/%d/exe", p->pid);
+    char *via = arena_printf(c->arena, "/proc/%d/exe", proc_task(p));
     struct stat st;
     struct object *o;
 
-    p->process->exe = link_of(c, p->pid, "exe");
+    p->process->exe = link_of(c, proc_task(p), "exe");
     if (stat(via, &st) < 0)
         return 0; /* a process without one */
     o = ckpt_file_object(c, p, via, &st, (char *)p->process->exe.data, err);
@@ -154,12 +154,12 @@ int collect_process(struct ckpt *c, struct proc *p, struct err *err)
         m->state = 2; /* a group-stop: the stop carries its signal, not SIGTRAP */
         m->exit_status = (p->threads[0].stop_status >> 8) & 0xff;
     }
-    m->cwd = link_of(c, p->pid, "cwd");
-    m->root = link_of(c, p->pid, "root");
-    m->cgroup = text_of(c, p->pid, "cgroup");
-    m->oom_score_adj = (int32_t)number_of(c, p->pid, "oom_score_adj", 10);
-    m->personality = (uint32_t)number_of(c, p->pid, "personality", 16);
-    m->coredump_filter = (uint32_t)number_of(c, p->pid, "coredump_filter", 16);
+    m->cwd = link_of(c, proc_task(p), "cwd");
+    m->root = link_of(c, proc_task(p), "root");
+    m->cgroup = text_of(c, proc_task(p), "cgroup");
+    m->oom_score_adj = (int32_t)number_of(c, proc_task(p), "oom_score_adj", 10);
+    m->personality = (uint32_t)number_of(c, proc_task(p), "personality", 16);
+    m->coredump_filter = (uint32_t)number_of(c, proc_task(p), "coredump_filter", 16);
     if (collect_status(c, p, err) < 0 || collect_limits(c, p, err) < 0 || collect_exe(c, p, err) < 0)
         return err_wrap(err, "process %d (%s)", p->pid, s.comm);
     return 0;

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -68,7 +69,9 @@ static int collect_sched(struct ckpt *c, struct thread *t, struct err *err)
         return err_errno(err, "thread %d: sched_getattr", t->tid);
     t->msg->policy = a.policy;
     t->msg->sched_flags = a.flags;
-    t->msg->nice = a.nice;
+    errno = 0;
+    n = getpriority(PRIO_PROCESS, (id_t)t->tid); /* sched_getattr does not tell it of real-time threads */
+    t->msg->nice = errno ? a.nice : (int32_t)n;
     t->msg->rt_priority = a.priority;
     t->msg->dl_runtime = a.runtime;
     t->msg->dl_deadline = a.deadline;
@@ -117,17 +120,17 @@ static int settle_rseq(struct proc *p, struct thread *t, struct err *err)
     t->msg->rseq_len = conf.rseq_abi_size;
     t->msg->rseq_sig = conf.signature;
     at = conf.rseq_abi_pointer + 8; /* offsetof(struct rseq, rseq_cs) */
-    if (pt_read(p->pid, at, &t->msg->rseq_cs, sizeof(uint64_t), err) < 0)
+    if (pt_read(t->tid, at, &t->msg->rseq_cs, sizeof(uint64_t), err) < 0)
         return err_wrap(err, "thread %d: its rseq area", t->tid);
     if (!t->msg->rseq_cs)
         return 0;
     struct err ignored;
-    if (pt_read(p->pid, t->msg->rseq_cs, &cs, sizeof(cs), &ignored) == 0 &&
+    if (pt_read(t->tid, t->msg->rseq_cs, &cs, sizeof(cs), &ignored) == 0 &&
         t->regs.rip - cs.start_ip < cs.post_commit_offset) {
         t->regs.rip = cs.abort_ip;
         t->msg->rseq_cs = 0; /* the kernel clears it with the abort */
     }
-    return pt_write(p->pid, at, &zero, sizeof(zero), err);
+    return pt_write(t->tid, at, &zero, sizeof(zero), err);
 }
 
 static int settle_seccomp(struct proc *p, struct thread *t, const struct proc_status *st, struct err *err)
@@ -199,7 +202,7 @@ int prepare_threads(struct ckpt *c, struct proc *p, struct err *err)
         t->msg->tid = t->tid;
         if (peek_signals(c, t->tid, 0, &t->msg->pending, &t->msg->n_pending, err) < 0)
             return -err->code;
-        settle_call(p->pid, t);
+        settle_call(t->tid, t);
         if (settle_rseq(p, t, err) < 0)
             return -err->code;
         if (read_status(p->pid, t->tid, &st, err) < 0)
