@@ -227,7 +227,8 @@ int threads_finish(struct restore *r, struct rproc *p, struct err *err)
         return err_wrap(err, "process %d", p->pid);
     for (size_t i = 0; i < p->nthreads; i++) {
         memcpy(&regs[i], p->threads[i]->regs.data, sizeof(regs[i]));
-        if (redo_call(p, p->threads[i], ip, &regs[i], err) < 0)
+        if (redo_call(p, p->threads[i], ip, &regs[i], err) < 0 ||
+            pt_set_sigmask(p->threads[i]->tid, PT_STEP_MASK, err) < 0)
             return err_wrap(err, "process %d", p->pid);
     }
     if (remove_parasite(p, ip, &regs[0], err) < 0)
