@@ -1,6 +1,7 @@
 /*
  * fanotify: marks on a directory and a file with their masks, events that are queued and not read, and those
  * that happen afterwards. Notification only; with file handles and names, as an unprivileged group has them.
+ * Events name real files, so a restart cannot queue them again; it must say that they are lost (FAN_Q_OVERFLOW).
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -50,11 +51,15 @@ static int take(int fd, struct event *events, int max)
     return n;
 }
 
-static void expect(int fd, uint64_t mask, const char *name, const char *what)
+static void expect(int fd, uint64_t mask, const char *name, const char *what, bool may_be_lost)
 {
     struct event events[32];
     int n = take(fd, events, 32), i, found = 0;
 
+    if (may_be_lost && n == 1 && events[0].mask == FAN_Q_OVERFLOW) {
+        check_note("%s: an overflow in its place", what);
+        return;
+    }
     for (i = 0; i < n; i++)
         found += (events[i].mask & mask) == mask && !strcmp(events[i].name, name);
     check_true(found > 0, "%s: no event %#llx for '%s' among %d (first: %#llx '%s')", what, (unsigned long long)mask, name,
@@ -77,14 +82,14 @@ int main(int argc, char **argv)
 
     check_wait();
 
-    expect(fd, FAN_CREATE, check_broken() ? "other" : "first", "queued event");
+    expect(fd, FAN_CREATE, check_broken() ? "other" : "first", "queued event", true);
     check_num(0, take(fd, none, 4), "events after the queued one");
     check_spit(check_path("dir/second"), "x", 1);
-    expect(fd, FAN_CREATE, "second", "event of now");
+    expect(fd, FAN_CREATE, "second", "event of now", false);
     MUST(unlink(check_path("dir/first")));
-    expect(fd, FAN_DELETE, "first", "another event of now");
+    expect(fd, FAN_DELETE, "first", "another event of now", false);
     MUST(mkdir(check_path("dir/sub"), 0755));
-    expect(fd, FAN_CREATE | FAN_ONDIR, "sub", "event for a directory");
+    expect(fd, FAN_CREATE | FAN_ONDIR, "sub", "event for a directory", false);
     check_num(FD_CLOEXEC, fcntl(fd, F_GETFD), "close-on-exec");
     return check_end();
 }
