@@ -17,6 +17,16 @@
 #include "restorer/driver.h"
 #include "restorer/tty.h"
 
+#ifdef MTCP_RESTART
+#define PROGRAM    "mtcp_restart"
+#define USAGE_LINE "Usage: mtcp_restart [options] image\nGo on from the image of one process, without a coordinator.\n\n"
+#define ALONE      true
+#else
+#define PROGRAM    "dmtcp_restart"
+#define USAGE_LINE "Usage: dmtcp_restart [options] image... | directory | manifest\nGo on from a checkpoint.\n\n"
+#define ALONE      false
+#endif
+
 enum restart_option {
     OPT_RESTARTDIR = OPT_COMMON_END,
     OPT_NO_STRICT,
@@ -45,8 +55,7 @@ static const struct option longopts[] = {
 
 static void usage(void)
 {
-    printf("Usage: dmtcp_restart [options] image... | directory | manifest\n"
-           "Go on from a checkpoint.\n\n"
+    printf(USAGE_LINE
            "%s"
            "  --restartdir DIR        look for images there first\n"
            "  --no-strict-checking    allow images that belong to another user\n"
@@ -56,7 +65,7 @@ static void usage(void)
            "  --ignore-cpu-features   restore although this CPU lacks something that was in use\n"
            "  --skip-file-checks      open files although they are not as they were\n"
            "  --ext-tcp keep|reset    connections that lead out of the computation\n\n"
-           "See dmtcp_restart(1).\n",
+           "See " PROGRAM "(1).\n",
            options_common_help);
 }
 
@@ -98,7 +107,7 @@ static int take(struct command *c, int opt, const char *arg, struct err *err)
     case OPT_MEANINGLESS:
         return 0;
     default:
-        return err_set(err, EINVAL, "try 'dmtcp_restart --help'");
+        return err_set(err, EINVAL, "try '" PROGRAM " --help'");
     }
 }
 
@@ -174,14 +183,14 @@ int main(int argc, char **argv)
     int rc = FAIL_GENERAL, report = -1, res;
     pid_t driver = -1;
 
-    log_init("dmtcp_restart", 0);
+    log_init(PROGRAM, 0);
     res = parse(argc, argv, &c, &err);
     if (res == 0 && c.o.help)
         return usage(), 0;
     if (res == 0 && c.o.version)
         return options_print_version(&c.o), 0;
     if (res == 0 && optind >= argc)
-        res = err_set(&err, EINVAL, "no image given; try 'dmtcp_restart --help'");
+        res = err_set(&err, EINVAL, "no image given; try '" PROGRAM " --help'");
     if (res == 0) {
         rc = FAIL_COMPUTATION;
         res = open_and_check(&r, &c, argv + optind, (size_t)(argc - optind), &err);
@@ -193,7 +202,7 @@ int main(int argc, char **argv)
     if (res == 0) {
         rc = FAIL_COORDINATOR;
         config.manifest = manifest_of(argv + optind, argc - optind);
-        res = coord_connect(&config.coord, &c.o, &err);
+        res = ALONE ? 0 : coord_connect(&config.coord, &c.o, &err);
     }
     if (res == 0) {
         rc = FAIL_COMPUTATION;

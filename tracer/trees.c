@@ -135,26 +135,32 @@ static int refollow(struct tracer *t, struct ckpt *c, pid_t without, struct err 
     return 0;
 }
 
+/* The root of a tree takes the tree with it; any other process only itself and what is below it. */
 int trees_detach(struct tracer *t, pid_t pid, struct err *err)
 {
     struct checkpoint k;
     struct ckpt_options o = {0};
     size_t which = t->ntrees;
+    bool ours = false;
     int r;
 
-    for (size_t i = 0; i < t->ntrees; i++)
-        if (below(pid, t->trees[i].root))
+    for (size_t i = 0; i < t->ntrees; i++) {
+        ours |= below(pid, t->trees[i].root);
+        if (t->trees[i].root == pid)
             which = i;
-    if (which == t->ntrees)
+    }
+    if (!ours)
         return err_set(err, ESRCH, "process %d is not part of the computation", pid);
     r = checkpoint_freeze(&k, t->follow, &o, err);
     if (r == 0)
-        r = refollow(t, &k.c, t->trees[which].root, err);
+        r = refollow(t, &k.c, pid, err);
     checkpoint_free(&k);
     if (r < 0)
         return r;
-    wire__tree_options__free_unpacked(t->trees[which].options, NULL);
-    t->trees[which] = t->trees[--t->ntrees];
+    if (which < t->ntrees) {
+        wire__tree_options__free_unpacked(t->trees[which].options, NULL);
+        t->trees[which] = t->trees[--t->ntrees];
+    }
     if (t->watch >= 0)
         close(t->watch);
     t->watch = -1;
