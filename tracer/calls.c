@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <linux/futex.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 
 #include "base/util.h"
 #include "injector/ptrace.h"
+#include "tracer/procfs.h"
 
 #define ERESTARTSYS           512
 #define ERESTARTNOINTR        513
@@ -69,26 +71,82 @@ static int64_t last_ran_ns(pid_t pid, pid_t tid)
         return -1;
     p = strstr(text, "se.exec_start");
     p = p ? strchr(p, ':') : NULL;
-    if (!p || sscanf(p + 1, "%lf", &ms) != 1 || ms < 0 || ms > 1e15)
+    if (!p || sscanf(p + 1, "%lf", &ms) != 1 || ms <= 0 || ms > 1e15) /* 0: it was moved to another CPU since (migrate_task_rq_fair) */
         return -1;
     return (int64_t)(ms * 1e6);
 }
 
-void note_blocked_call(pid_t pid, struct thread *t)
+static int64_t monotonic_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
+}
+
+/*
+ * The scheduler's clock is each CPU's own (it leaves out stolen and interrupt time). What it shows for us while we
+ * run on that CPU, next to CLOCK_MONOTONIC, tells how far apart the two are there.
+ */
+static bool clock_offset(struct cpu_clocks *k, unsigned cpu, int64_t *offset)
+{
+    cpu_set_t one, before;
+
+    if (cpu >= ARRAY_SIZE(k->offset) || sched_getaffinity(0, sizeof(before), &before) < 0)
+        return false;
+    if (!k->known[cpu]) {
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        if (sched_setaffinity(0, sizeof(one), &one) < 0)
+            return false;
+        int64_t ran = last_ran_ns(getpid(), getpid());
+        k->offset[cpu] = monotonic_ns() - ran;
+        k->known[cpu] = ran >= 0;
+        sched_setaffinity(0, sizeof(before), &before);
+    }
+    *offset = k->offset[cpu];
+    return k->known[cpu];
+}
+
+/*
+ * A call that was interrupted before shows as restart_syscall(2). Where it sleeps in the kernel tells which one it
+ * is (/proc/PID/wchan), and clock_nanosleep's first argument is a small number while nanosleep's is an address.
+ */
+static long restarted_call(pid_t pid, pid_t tid, const char *syscall_line)
+{
+    _cleanup_free_ char *where = NULL;
+    struct err ignored;
+    uint64_t a0 = 0;
+
+    sscanf(syscall_line, "%*d %" SCNx64, &a0);
+    if (read_proc(&where, NULL, &ignored, "%d/task/%d/wchan", pid, tid) < 0)
+        return SYS_restart_syscall;
+    if (strstr(where, "nanosleep"))
+        return a0 < 64 ? SYS_clock_nanosleep : SYS_nanosleep;
+    if (strstr(where, "futex"))
+        return SYS_futex;
+    return strstr(where, "poll") ? SYS_poll : SYS_restart_syscall;
+}
+
+void note_blocked_call(struct cpu_clocks *k, pid_t pid, struct thread *t)
 {
     _cleanup_free_ char *text = NULL;
+    struct proc_stat st;
     struct err ignored;
-    int64_t then, now;
+    int64_t then, offset, since;
 
     t->call_nr = -1;
     t->call_since_ns = -1;
     if (read_proc(&text, NULL, &ignored, "%d/task/%d/syscall", pid, t->tid) < 0 ||
         sscanf(text, "%ld", &t->call_nr) != 1 || !timed(t->call_nr))
         return;
+    if (t->call_nr == SYS_restart_syscall)
+        t->call_nr = restarted_call(pid, t->tid, text);
     then = last_ran_ns(pid, t->tid);
-    now = last_ran_ns(getpid(), getpid());
-    if (then >= 0 && now >= then)
-        t->call_since_ns = now - then;
+    if (then < 0 || read_task_stat(pid, t->tid, &st, &ignored) < 0 || !clock_offset(k, st.cpu, &offset))
+        return;
+    since = monotonic_ns() - (then + offset);
+    t->call_since_ns = since > 0 ? since : 0;
 }
 
 static bool read_timespec(pid_t pid, uint64_t addr, int64_t *ns)
@@ -115,6 +173,8 @@ static long block_call_nr(pid_t pid, const struct thread *t)
 
     if (t->regs.orig_rax != SYS_restart_syscall)
         return (long)t->regs.orig_rax;
+    if (t->call_nr > 0 && t->call_nr != SYS_restart_syscall)
+        return t->call_nr;
     if (pt_read(pid, t->regs.rip - sizeof(code), code, sizeof(code), &ignored) < 0 || code[0] != 0xb8)
         return -1;
     memcpy(&nr, code + 1, sizeof(nr));
@@ -184,6 +244,35 @@ static bool after_syscall_insn(pid_t pid, uint64_t rip)
     return pt_read(pid, rip - 2, code, 2, &ignored) == 0 && code[0] == 0x0f && code[1] == 0x05;
 }
 
+/*
+ * The call is made again, so its arguments must say what is left. A timeout behind a pointer is put below the red zone
+ * of the stack, where nothing of the program can be; the kernel copies it when the call begins.
+ */
+static void shorten(pid_t pid, struct user_regs_struct *r, int64_t left)
+{
+    struct timespec ts = {left / 1000000000, left % 1000000000};
+    uint64_t at = (r->rsp - 128 - 64) & ~15ull;
+    struct err ignored;
+
+    switch (r->orig_rax) {
+    case SYS_epoll_wait:
+    case SYS_epoll_pwait:
+        r->r10 = (uint64_t)((left + 999999) / 1000000);
+        break;
+    case SYS_rt_sigtimedwait:
+        if (pt_write(pid, at, &ts, sizeof(ts), &ignored) == 0)
+            r->rdx = at;
+        break;
+    case SYS_semtimedop:
+    case SYS_epoll_pwait2:
+        if (pt_write(pid, at, &ts, sizeof(ts), &ignored) == 0)
+            r->r10 = at;
+        break;
+    default:
+        break;
+    }
+}
+
 void settle_call(pid_t pid, struct thread *t)
 {
     struct user_regs_struct *r = &t->regs;
@@ -206,8 +295,8 @@ void settle_call(pid_t pid, struct thread *t)
         t->msg->call_state = 3;
         t->msg->call_nr = (uint32_t)r->orig_rax;
         t->msg->call_remaining_ns = left;
-        if (left >= 0 && (r->orig_rax == SYS_epoll_wait || r->orig_rax == SYS_epoll_pwait))
-            r->r10 = (uint64_t)((left + 999999) / 1000000);
+        if (left >= 0)
+            shorten(pid, r, left);
         r->rax = r->orig_rax;
         r->orig_rax = (uint64_t)-1;
         r->rip -= 2;

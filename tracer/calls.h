@@ -10,7 +10,7 @@
 #include "tracer/ckpt.h"
 
 /* Before a thread is interrupted: what it is blocked in, and since when if that matters. */
-void note_blocked_call(pid_t pid, struct thread *t);
+void note_blocked_call(struct cpu_clocks *k, pid_t pid, struct thread *t);
 
 /*
  * After it has stopped and t->regs were read: make t->regs such that going on with them continues the

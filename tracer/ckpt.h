@@ -130,7 +130,14 @@ struct ckpt_options {
     uint32_t ext_tcp; /* 0 refuse, 1 keep, 2 reset */
 };
 
+/* How far CLOCK_MONOTONIC is ahead of the scheduler's clock of each CPU (calls.c). */
+struct cpu_clocks {
+    int64_t offset[256];
+    bool known[256];
+};
+
 struct ckpt {
+    struct cpu_clocks clocks;
     struct arena *arena;
     struct ckpt_options options;
     struct proc **procs; /* ascending pid; sorted so that parents need not come first */

@@ -107,7 +107,7 @@ static bool traced_by_us(pid_t pid, pid_t tid)
     return st.tracer == getpid();
 }
 
-static int seize(struct proc *p, struct thread *t, struct err *err)
+static int seize(struct ckpt *c, struct proc *p, struct thread *t, struct err *err)
 {
     if (ptrace(PTRACE_SEIZE, t->tid, NULL, SEIZE_OPTIONS) < 0) {
         int code = errno;
@@ -118,14 +118,14 @@ static int seize(struct proc *p, struct thread *t, struct err *err)
         t->gone = false;
     }
     t->seized = true;
-    note_blocked_call(p->pid, t);
+    note_blocked_call(&c->clocks, p->pid, t);
     if (ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL) < 0)
         t->gone = errno == ESRCH;
     return 0;
 }
 
 /* Seize the threads of a process that are not known yet; *found counts them. */
-static int seize_new(struct proc *p, size_t *found, struct err *err)
+static int seize_new(struct ckpt *c, struct proc *p, size_t *found, struct err *err)
 {
     _cleanup_free_ int *tids = NULL;
     char dir[40];
@@ -142,7 +142,7 @@ static int seize_new(struct proc *p, size_t *found, struct err *err)
         t = add_thread(p, tids[i]);
         if (!t)
             return err_set(err, ENOMEM, "out of memory");
-        if (seize(p, t, err) < 0)
+        if (seize(c, p, t, err) < 0)
             return -err->code;
         *found += t->seized;
     }
@@ -458,7 +458,7 @@ static int freeze_all(struct ckpt *c, struct follow *f, struct err *err)
             if (!p)
                 return err_set(err, ENOMEM, "out of memory");
             p->is_root = m[i].is_root;
-            if (seize_new(p, &found, err) < 0)
+            if (seize_new(c, p, &found, err) < 0)
                 return -err->code;
         }
         if (settle(c, f, err) < 0)
@@ -495,7 +495,7 @@ int freeze_process(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
         found = 0;
         if (!p)
             return err_set(err, ENOMEM, "out of memory");
-        if (seize_new(p, &found, err) < 0 || settle(c, f, err) < 0) {
+        if (seize_new(c, p, &found, err) < 0 || settle(c, f, err) < 0) {
             thaw(c);
             return -err->code;
         }

@@ -50,6 +50,7 @@ int parse_stat(const char *text, size_t len, struct proc_stat *s, struct err *er
     s->end_code = f[23];
     s->start_stack = f[24];
     s->exit_signal = (uint32_t)f[34];
+    s->cpu = (uint32_t)f[35];
     s->start_data = f[41];
     s->end_data = f[42];
     s->start_brk = f[43];

@@ -19,6 +19,7 @@ struct proc_stat {
     pid_t ppid, pgrp, sid, tpgid;
     uint32_t tty;
     uint32_t flags;       /* PF_* */
+    uint32_t cpu;         /* on which it ran last */
     uint64_t starttime;   /* clock ticks since boot */
     uint32_t exit_signal, exit_code;
     uint64_t start_code, end_code, start_stack, start_data, end_data, start_brk;

@@ -127,7 +127,8 @@ static int read_plain(struct reader *r, uint8_t **buf, struct err *err)
         return (int)n;
     if (add(r, *buf, (size_t)n, false, err) < 0)
         return -err->code;
-    if (!r->can_skip)
+    /* A call that finds no data would take the error that waits. */
+    if (!r->can_skip || r->m->error)
         return 0;
     /* Behind the place of an urgent byte that was read already. */
     n = look(r, r->total, buf, err);
