@@ -28,6 +28,19 @@ def pytest_configure(config):
         pass
 
 
+def pytest_collection_modifyitems(items):
+    """Expected failures are in known_failures.txt, each with its reason."""
+    known = []
+    for line in (pathlib.Path(__file__).parent / "known_failures.txt").read_text().splitlines():
+        name, colon, reason = line.partition(":")
+        if colon and not line.startswith("#"):
+            known.append((name.strip(), reason.strip()))
+    for item in items:
+        for name, reason in known:
+            if name in item.name:
+                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
+
+
 def pytest_unconfigure(config):
     try:
         if huge_pages_before in config.stash:
