@@ -114,22 +114,29 @@ static void type_piece(const struct termios2 *t, const struct tty_piece *p, uint
         r->bytes[r->len++] = eof;
 }
 
+/* A mode in which input is what was typed, so that it does not matter when it is processed. */
+static bool untouched(const struct termios2 *t)
+{
+    return !(t->c_iflag & (ISTRIP | IUCLC | IGNCR | ICRNL | INLCR | IXON | INPCK | PARMRK)) &&
+           !(t->c_lflag & (ICANON | ISIG | ECHO | ECHONL));
+}
+
 int tty_refill_make(const struct termios2 *t, const struct tty_piece *pieces, size_t n, struct tty_refill *r,
                     struct err *err)
 {
     enum { EOF_CHAR, QUOTE, STOP, START, WANTED };
-    uint8_t c[WANTED];
+    uint8_t c[WANTED] = {0};
     size_t room = 1;
 
-    *r = (struct tty_refill){.during = *t, .gate = !(t->c_lflag & EXTPROC)};
+    *r = (struct tty_refill){.during = *t, .gate = !(t->c_lflag & EXTPROC) && !untouched(t)};
     for (size_t i = 0; i < n; i++)
         room += 2 * pieces[i].len + 1;
-    if (choose(t, pieces, n, c, WANTED) < 0)
+    if (r->gate && choose(t, pieces, n, c, WANTED) < 0)
         return err_set(err, EOPNOTSUPP, "the input that waits in the terminal uses every byte there is");
     r->bytes = malloc(room);
     if (!r->bytes)
         return err_set(err, ENOMEM, "out of memory");
-    r->during.c_iflag = IXON;
+    r->during.c_iflag = r->gate ? IXON : 0;
     r->during.c_oflag = 0;
     r->during.c_lflag = (t->c_lflag & (ICANON | EXTPROC)) | IEXTEN;
     memset(r->during.c_cc, 0, sizeof(r->during.c_cc));

@@ -28,22 +28,24 @@ static bool wait_for(int fd, short events, int ms)
 }
 
 /*
- * Write all of it. What one queue held before it holds again; the kernel takes small pieces until it has more
- * than its limit, and the last piece as a whole, so the limit is reached as any program could.
+ * Write all of it: what a queue held before it holds again. The kernel takes pieces until they are more than
+ * its limit; small ones leave no gaps, and a last one of almost a page goes as far beyond the limit as any
+ * program can have come (drivers/tty/tty_buffer.c).
  */
 static int put(int fd, const uint8_t *data, size_t len, struct err *err)
 {
-    for (size_t at = 0; at < len;) {
-        size_t piece = at == 0 ? 4095 : len - at > 1792 ? 256 : len - at;
+    size_t at = 0;
+
+    for (int tries = 0; at < len && tries < 50;) {
+        size_t piece = len - at > 3584 ? 256 : len - at;
         ssize_t n;
 
-        wait_for(fd, POLLOUT, at == 0 || at >= 4095 ? WAIT_MS / 20 : WAIT_MS);
-        n = write(fd, data + at, piece < len - at ? piece : len - at);
-        if (n <= 0)
-            return err_set(err, EIO, "of %zu bytes that waited in it only %zu fit in again", len, at);
-        at += (size_t)n;
+        wait_for(fd, POLLOUT, WAIT_MS / 50);
+        n = write(fd, data + at, piece);
+        tries = n > 0 ? 0 : tries + 1;
+        at += n > 0 ? (size_t)n : 0;
     }
-    return 0;
+    return at == len ? 0 : err_set(err, EIO, "of %zu bytes that waited in it only %zu fit in again", len, at);
 }
 
 static int put_one(int fd, uint8_t c, struct err *err)

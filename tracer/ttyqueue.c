@@ -167,17 +167,6 @@ static void close_gate(struct job *j, const struct tty_refill *r)
     poll_slave(j, POLLIN, 0);
 }
 
-/* Further input, which nobody processes before the program makes room. */
-static void type_backlog(struct job *j, const ProtobufCBinaryData *backlog)
-{
-    struct pollfd p = {.fd = j->master, .events = POLLOUT};
-
-    for (size_t at = 0; at < backlog->len; at += CHUNK) {
-        inj_call(&j->b, 0, SYS_poll, inj_data(&j->b, &p, sizeof(p)), 1, WAIT_MS / 10);
-        type(j, backlog->data + at, backlog->len - at < CHUNK ? backlog->len - at : CHUNK);
-    }
-}
-
 /*
  * Take input or output or both and put them back. The output comes out first and goes back last, so that in
  * between its queue has room and a slave that cannot be written to is one that was stopped. typed NULL: as it
@@ -210,8 +199,6 @@ static void add_exchange(struct job *j, const struct tty_refill *r, const struct
     if (j->with_output && !j->jammed)
         put_back(j, &j->output, j->slave, true);
     set_termios(j, 0, &j->termios);
-    if (typed)
-        type_backlog(j, &j->m->backlog);
 }
 
 /* ---- running it ---- */
@@ -281,25 +268,24 @@ static int put_rest(struct job *j, const struct taken *t, struct err *err)
     return 0;
 }
 
-/* Write all that fits; what does not within the time is left. Returns how much was written. */
+/*
+ * Write all that fits; what does not within the time is left. Returns how much was written. The kernel takes
+ * pieces until they are more than its limit. Small ones leave no gaps, and a last one of almost a page goes
+ * as far beyond the limit as any program can have come (tty_buffer.c).
+ */
 static size_t put_slowly(int fd, const uint8_t *data, size_t len)
 {
     size_t put = 0;
 
-    while (put < len) {
-        /*
-         * The kernel takes pieces until they are more than its limit. Small ones leave no gaps, and a last
-         * one of almost half a page goes as far beyond the limit as any program can have come.
-         */
-        size_t piece = put == 0 ? TTY_INPUT_MAX + 1 : len - put > 1792 ? 256 : len - put;
+    for (int tries = 0; put < len && tries < 10;) {
+        size_t piece = len - put > 3584 ? 256 : len - put;
         struct pollfd p = {.fd = fd, .events = POLLOUT};
         ssize_t n;
 
-        poll(&p, 1, WAIT_MS);
-        n = write(fd, data + put, piece < len - put ? piece : len - put);
-        if (n <= 0)
-            break;
-        put += (size_t)n;
+        poll(&p, 1, WAIT_MS / 10);
+        n = write(fd, data + put, piece);
+        tries = n > 0 ? 0 : tries + 1;
+        put += n > 0 ? (size_t)n : 0;
     }
     return put;
 }
@@ -373,6 +359,40 @@ static void keep_pieces(struct ckpt *c, Tty *m, const struct tty_piece *p, size_
     }
 }
 
+/* In a helper process, since more than a batch is needed: what the line discipline has no room for comes
+ * last. */
+struct retyping {
+    struct ckpt *c;
+    struct job *job;
+    const struct tty_refill *exact;
+};
+
+static int retype(struct ckpt *c, struct job *j, const struct tty_refill *exact, struct err *err)
+{
+    const ProtobufCBinaryData *backlog = &j->m->backlog;
+    size_t put;
+
+    if (exchange(j, exact, exact, "putting the terminal's input back", err) < 0 ||
+        settle_output(c, j, err) < 0)
+        return -err->code;
+    put = put_slowly(j->fd, backlog->data, backlog->len);
+    if (put < backlog->len)
+        return err_set(err, EIO, "of %zu bytes of input that wait in the terminal %zu could not be put back",
+                       backlog->len, backlog->len - put);
+    return 0;
+}
+
+static int retype_helped(void *arg, struct err *err)
+{
+    const struct retyping *r = arg;
+    int flags = fcntl(r->job->fd, F_GETFL), ret;
+
+    fcntl(r->job->fd, F_SETFL, flags | O_NONBLOCK);
+    ret = retype(r->c, r->job, r->exact, err);
+    fcntl(r->job->fd, F_SETFL, flags);
+    return ret;
+}
+
 /* What was typed as it came: was that right? If not, once more. */
 static int keep_input(struct ckpt *c, struct job *j, const struct tty_refill *plain, struct err *err)
 {
@@ -394,9 +414,8 @@ static int keep_input(struct ckpt *c, struct job *j, const struct tty_refill *pl
         j->m->backlog = arena_bytes(c->arena, all.data + TTY_INPUT_MAX, all.len - TTY_INPUT_MAX);
     if (exact.len == all.len && !memcmp(exact.bytes, all.data, all.len) && exact.stop == plain->stop)
         return put_rest(j, &j->input, err);
-    if (exchange(j, &exact, &exact, "putting the terminal's input back", err) < 0)
-        return -err->code;
-    return settle_output(c, j, err);
+    return j->m->backlog.len ? guarded(retype_helped, &(struct retyping){c, j, &exact}, err)
+                             : retype(c, j, &exact, err);
 }
 
 static int save_queues(struct ckpt *c, struct job *j, struct err *err)
@@ -443,6 +462,19 @@ static bool input_is_empty(const struct job *j)
     _cleanup_close_ int slave = ckpt_get_fd(j->seen->slave, j->seen->slave_fd, &ignored);
     p.fd = slave;
     return slave >= 0 && poll(&p, 1, 0) == 0 && ioctl(slave, FIONREAD, &n) == 0 && n == 0;
+}
+
+/* With room in the output queue, a slave that cannot be written to is stopped. */
+static bool is_stopped(const struct tty_seen *seen)
+{
+    struct pollfd p = {.events = POLLOUT};
+    struct err ignored;
+
+    if (!seen->slave)
+        return false;
+    _cleanup_close_ int slave = ckpt_get_fd(seen->slave, seen->slave_fd, &ignored);
+    p.fd = slave;
+    return slave >= 0 && poll(&p, 1, 0) == 0;
 }
 
 /* The second lowest number that is free: the lowest is what TIOCGPTPEER itself will get. */
@@ -523,8 +555,10 @@ int tty_save_queues(struct ckpt *c, const struct tty_seen *seen, Tty *m, struct 
         return err_set(err, EOPNOTSUPP, "the master has not read its packet-mode status yet");
     j.with_output = p.revents & POLLIN;
     j.with_input = !input_is_empty(&j);
-    if (!j.with_input && !j.with_output)
+    if (!j.with_input && !j.with_output) {
+        m->stopped = is_stopped(seen);
         return 0;
+    }
     if ((seen->master_flags & O_ACCMODE) != O_RDWR)
         return err_set(err, EOPNOTSUPP,
                        "the master is not open for reading and writing, so what waits cannot be seen");
