@@ -234,7 +234,9 @@ int tree_groups(struct restore *r, struct err *err)
     }
     for (size_t i = 0; i < r->nprocs; i++) {
         const Process *m = r->procs[i].process;
-        if (m->pgid == m->pid || m->pgid == outside || m->pgid <= 0)
+        /* The group of a session leader that is gone came with the session. */
+        bool born = m->pgid == m->sid && !restore_proc(r, m->pgid);
+        if (m->pgid == m->pid || m->pgid == outside || m->pgid <= 0 || born)
             continue;
         if (restore_proc(r, m->pgid)) {
             if (set_group(&r->procs[i], m->pgid, err) < 0)
