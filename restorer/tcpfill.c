@@ -84,7 +84,7 @@ static int under_way(int from, int to, int64_t *n, struct err *err)
 static int delivered(int from, int to, int64_t before, struct err *err)
 {
     for (int i = 0; i < PATIENCE_MS; i++) {
-        int64_t now;
+        int64_t now = 0;
         if (under_way(from, to, &now, err) < 0)
             return -err->code;
         if (now <= before)
@@ -99,7 +99,7 @@ static int fill(struct rinet *u, struct err *err)
 {
     int from = sender_of(u), one = 1;
     size_t total = bytes_of(u);
-    int64_t before;
+    int64_t before = 0;
 
     if (!total)
         return 0;
