@@ -162,10 +162,16 @@ class BenchLab(Lab):
         return time.monotonic() - begin
 
 
-def start(lab, load, stamps, programs, port=None):
+def start(lab, load, stamps, programs):
     lab.launch([programs / "bench_load", lab.path("stamps"), str(load.tick_us), *map(str, load.argv)],
                *load.options, stdout=subprocess.DEVNULL)
-    lab.wait_until(f"{load.name} is set up", stamps.ready, 120)
+
+    def ready():
+        if lab.program.poll() is not None:
+            raise AssertionError(f"the load ended with {lab.program.returncode}: {lab.tail('stderr')}")
+        return stamps.ready()
+
+    lab.wait_until(f"{load.name} is set up", ready, 120)
     time.sleep(0.3)  # page faults and wake-ups of the set-up are over
 
 
