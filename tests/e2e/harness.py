@@ -471,7 +471,8 @@ class Lab:
 
     def reap(self):
         """Take the statuses of dead orphans that came to us. One that nobody waits for keeps its pid."""
-        known = {process.pid: process for process in self.popens}
+        # One whose status was taken already may have its pid back: as a restarted process.
+        known = {process.pid: process for process in self.popens if process.returncode is None}
         while True:
             try:
                 dead = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
