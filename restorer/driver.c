@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ptrace.h>
@@ -120,6 +121,20 @@ static int send_report(int sock, const struct report *rep, int fd)
         memcpy(CMSG_DATA(c), &fd, sizeof(fd));
     }
     return sendmsg(sock, &mh, MSG_NOSIGNAL) == sizeof(*rep) ? 0 : -errno;
+}
+
+void restore_note(const struct restore *r, const char *fmt, ...)
+{
+    struct report rep = {.op = REPORT_NOTE};
+    va_list args;
+
+    va_start(args, fmt);
+    vsnprintf(rep.text, sizeof(rep.text), fmt, args);
+    va_end(args);
+    if (r->report >= 0)
+        send_report(r->report, &rep, -1);
+    else
+        log_note("%s", rep.text); /* still in dmtcp_restart itself */
 }
 
 static void report_roots(const struct restore *r)

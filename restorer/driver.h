@@ -6,15 +6,15 @@
 #include "restorer/restore.h"
 
 /*
- * What the driver says over its socket (SOCK_SEQPACKET): a root, with its pidfd as SCM_RIGHTS; then END when all
- * runs, or FAILED with a text, after which nothing is left.
+ * What the driver says over its socket (SOCK_SEQPACKET): notes for the user; a root, with its pidfd as SCM_RIGHTS; then
+ * END when all runs, or FAILED with a text, after which nothing is left.
  */
-enum report_op { REPORT_ROOT = 1, REPORT_END, REPORT_FAILED };
+enum report_op { REPORT_ROOT = 1, REPORT_END, REPORT_FAILED, REPORT_NOTE };
 
 struct report {
     uint32_t op;
     int32_t own_group; /* ROOT: it leads its process group */
-    char text[1000];   /* FAILED */
+    char text[1000];   /* FAILED, NOTE */
 };
 
 struct driver_config {

@@ -134,6 +134,9 @@ struct rebuild_ops {
 
 extern const struct rebuild_ops *const restorer_kinds[]; /* kinds.c; NULL at the end */
 
+/* Something that is not as it was and that the user should read; said by dmtcp_restart (driver.c). */
+void restore_note(const struct restore *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
 struct robject *restore_object(const struct restore *r, uint64_t id);
 struct rofd *restore_ofd(const struct restore *r, uint64_t id);
 struct rproc *restore_proc(const struct restore *r, pid_t pid);

@@ -73,6 +73,8 @@ static int take_reports(struct standin *s, int sock)
             log_error("%s", rep.text);
             return -1;
         }
+        if (rep.op == REPORT_NOTE)
+            log_note("%s", rep.text);
         if (rep.op == REPORT_END)
             return 0;
         if (rep.op == REPORT_ROOT && fd >= 0 && s->n < MAX_ROOTS)

@@ -212,29 +212,29 @@ static int set_owner(const Sysv *m, struct err *err)
 
 /* ---- content ---- */
 
-static int fill_shm(const struct robject *o, bool is_new, struct err *err)
+static int fill_shm(const struct restore *r, const struct robject *o, bool is_new, struct err *err)
 {
     const Sysv *m = sysv_of(o);
     const struct image_chunk *c;
     uint8_t *p = shmat(m->ipc_id, NULL, 0);
     size_t n;
-    int r = 0;
+    int res = 0;
 
     if (p == (void *)-1)
         return failed(m, "attaching it to fill it", err);
     if (!is_new)
         memset(p, 0, whole_pages(m->size));
     c = image_chunks(o->home->image, o->id, &n);
-    for (size_t i = 0; i < n && r == 0; i++) {
+    for (size_t i = 0; i < n && res == 0; i++) {
         if (c[i].addr > whole_pages(m->size) || c[i].len > whole_pages(m->size) - c[i].addr)
-            r = err_set(err, EINVAL, "shared memory %d: content beyond its end", m->ipc_id);
+            res = err_set(err, EINVAL, "shared memory %d: content beyond its end", m->ipc_id);
         else
-            r = image_read_chunk(o->home->image, &c[i], p + c[i].addr, err);
+            res = image_read_chunk(o->home->image, &c[i], p + c[i].addr, err);
     }
     shmdt(p);
-    if (r == 0 && m->locked && shmctl(m->ipc_id, SHM_LOCK, NULL) < 0)
-        log_note("System V shared memory %d cannot be locked: %s", m->ipc_id, strerror(errno));
-    return r;
+    if (res == 0 && m->locked && shmctl(m->ipc_id, SHM_LOCK, NULL) < 0)
+        restore_note(r, "System V shared memory %d cannot be locked: %s", m->ipc_id, strerror(errno));
+    return res;
 }
 
 static int fill_sem(const Sysv *m, struct err *err)
@@ -285,13 +285,14 @@ static int sysv_make(struct restore *r, struct robject *o, struct err *err)
     if (there < 0 || (!there && make(m, err) < 0) || (!there && set_owner(m, err) < 0))
         return -err->code;
     if (there && users) {
-        log_note("System V shared memory %d is attached by others: it keeps the content that it has now",
-                 m->ipc_id);
+        restore_note(r,
+                     "System V shared memory %d is attached by others: it keeps the content that it has now",
+                     m->ipc_id);
         return 0;
     }
     switch (m->type) {
     case SYSV_SHM:
-        return fill_shm(o, !there, err);
+        return fill_shm(r, o, !there, err);
     case SYSV_SEM:
         return fill_sem(m, err);
     default:

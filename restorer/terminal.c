@@ -128,8 +128,9 @@ void terminal_plan(struct restore *r)
         if (r->procs[i].parent || !leads_with_terminal(&r->procs[i]))
             continue;
         if (getsid(0) != getpid()) {
-            log_note("process %d led the session of its terminal; here a shell does, and it joins that",
-                     r->procs[i].pid);
+            restore_note(r,
+                         "process %d led the session of its terminal; here a shell does, and it joins that",
+                         r->procs[i].pid);
             join_outside(r, r->procs[i].pid);
             continue;
         }
@@ -150,7 +151,8 @@ int terminal_acquire(struct restore *r, struct rproc *leader, struct err *err)
     if (remote_tty_ioctl(leader, own, TIOCSCTTY, NULL, &ret, err) < 0)
         return -err->code;
     if (inj_failed(ret))
-        log_note("process %d has no controlling terminal any more: %s", leader->pid, strerror((int)-ret));
+        restore_note(r, "process %d has no controlling terminal any more: %s", leader->pid,
+                     strerror((int)-ret));
     return 0;
 }
 
@@ -188,7 +190,7 @@ int terminal_foreground(struct restore *r, struct err *err)
     sigaddset(&ttou, SIGTTOU);
     sigprocmask(SIG_BLOCK, &ttou, &before);
     if (ioctl(own, TIOCSPGRP, &p->process->pgid) < 0)
-        log_note("group %d cannot be in the foreground: %s", p->process->pgid, strerror(errno));
+        restore_note(r, "group %d cannot be in the foreground: %s", p->process->pgid, strerror(errno));
     sigprocmask(SIG_SETMASK, &before, NULL);
     return 0;
 }
@@ -236,7 +238,7 @@ int terminal_arm(struct restore *r, struct robject *o, struct err *err)
     sigaddset(&ttou, SIGTTOU);
     sigprocmask(SIG_BLOCK, &ttou, &before);
     if (ioctl(own, TCSETS2, &t) < 0)
-        log_note("the terminal's mode could not be set as it was: %s", strerror(errno));
+        restore_note(r, "the terminal's mode could not be set as it was: %s", strerror(errno));
     sigprocmask(SIG_SETMASK, &before, NULL);
     ioctl(own, TIOCGWINSZ, &now);
     if (!(t.c_lflag & ICANON) || m->winsize.len != sizeof(now) || memcmp(&now, m->winsize.data, sizeof(now)))

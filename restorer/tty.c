@@ -87,7 +87,7 @@ static void set_node(const Tty *m, int slave)
         log_trace("/dev/pts/%u: mode: %s", m->index, strerror(errno));
 }
 
-static int make_pty(struct robject *o, struct err *err)
+static int make_pty(const struct restore *r, struct robject *o, struct err *err)
 {
     const Tty *m = tty_of(o);
     struct rtty *t = calloc(1, sizeof(*t));
@@ -101,7 +101,7 @@ static int make_pty(struct robject *o, struct err *err)
     if (o->fd < 0)
         return err_wrap(err, "/dev/pts/%u", m->index);
     if (index != (int)m->index && m->type == TTY_PTY)
-        log_note("/dev/pts/%u is taken: that terminal is /dev/pts/%d now", m->index, index);
+        restore_note(r, "/dev/pts/%u is taken: that terminal is /dev/pts/%d now", m->index, index);
     if (ioctl(o->fd, TIOCSPTLCK, &unlocked) < 0)
         return err_errno(err, "/dev/pts/%d: unlocking", index);
     t->slave = ioctl(o->fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
@@ -138,7 +138,7 @@ int tty_make_all(struct restore *r, struct err *err)
             all[n++] = o;
     qsort(all, n, sizeof(*all), by_index);
     for (size_t i = 0; i < n; i++)
-        if (make_pty(all[i], err) < 0)
+        if (make_pty(r, all[i], err) < 0)
             return -err->code;
     return 0;
 }
@@ -213,7 +213,7 @@ static int tty_rebuild(struct restore *r, struct robject *o, struct err *err)
 {
     if (tty_of(o)->type == TTY_OUTSIDE || o->priv)
         return 0;
-    return make_pty(o, err);
+    return make_pty(r, o, err);
 }
 
 /* /dev/tty, by a process that has this terminal as its own: then it is called that again. */
