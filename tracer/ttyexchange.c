@@ -57,6 +57,8 @@ static void open_both(struct tty_job *j)
 {
     if (j->m->locked)
         ioctl_int(j, BLOB_MUST, TIOCSPTLCK, 0);
+    if (j->exclusive >= 0)
+        inj_call(&j->b, BLOB_MUST, SYS_ioctl, j->exclusive, TIOCNXCL, 0);
     j->open_call = inj_call(&j->b, BLOB_MUST, SYS_ioctl, j->master, TIOCGPTPEER,
                             O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
     inj_call(&j->b, BLOB_MUST | BLOB_ARG_RET(0), SYS_dup3, j->open_call, j->slave, O_CLOEXEC);
@@ -81,6 +83,8 @@ static void close_both(struct tty_job *j)
         inj_call(&j->b, 0, SYS_ioctl, j->master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
         ioctl_int(j, 0, TIOCSPTLCK, 0);
     }
+    if (j->exclusive >= 0)
+        inj_call(&j->b, 0, SYS_ioctl, j->exclusive, TIOCEXCL, 0);
     inj_call(&j->b, 0, SYS_close, j->slave);
     if (j->m->locked)
         ioctl_int(j, 0, TIOCSPTLCK, 1);

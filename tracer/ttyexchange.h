@@ -31,6 +31,7 @@ struct tty_job {
     struct inj_batch b;
     int master, slave; /* fds in the process that holds the master */
     int fd;            /* the tracer's copy of the master */
+    int exclusive;     /* a copy of the slave in that process, to make it not exclusive for the moment; -1 */
     bool with_input, with_output, jammed;
     struct tty_taken input, output;
     uint64_t counted; /* address of what FIONREAD said */

@@ -19,6 +19,7 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 
 #include "base/util.h"
 #include "tracer/guard.h"
@@ -145,7 +146,7 @@ static bool is_stopped(const struct tty_seen *seen)
 }
 
 /* The second lowest number that is free: the lowest is what TIOCGPTPEER itself will get. */
-static int spare_fd(const struct ckpt *c, const struct proc *p)
+static int spare_fd(const struct ckpt *c, const struct proc *p, int also_used)
 {
     const struct proc *owner = p->files_proc ? p->files_proc : p;
     const FdTable *t = owner->fdtable;
@@ -153,10 +154,10 @@ static int spare_fd(const struct ckpt *c, const struct proc *p)
     int free_seen = 0;
 
     for (int fd = 0;; fd++) {
-        bool used = false;
+        bool used = fd == also_used;
         while (next < t->n_fds && (int)t->fds[next]->fd < fd)
             next++;
-        used = next < t->n_fds && (int)t->fds[next]->fd == fd;
+        used |= next < t->n_fds && (int)t->fds[next]->fd == fd;
         for (size_t i = 0; !used && i < c->nprocs; i++)
             used = c->procs[i]->injected && c->procs[i]->inj.remote_ctl == fd;
         if (!used && ++free_seen == 2)
@@ -164,14 +165,22 @@ static int spare_fd(const struct ckpt *c, const struct proc *p)
     }
 }
 
-/* An exclusive terminal cannot be opened: not exclusive for the moment, by the tracer's copy of the slave. */
-static int set_exclusive(const struct tty_seen *seen, bool on, struct err *err)
+/* An exclusive terminal cannot be opened: the process gets a copy of the slave by which it can change that.
+ */
+static int send_slave(struct tty_job *j, struct err *err)
 {
-    _cleanup_close_ int slave = ckpt_get_fd(seen->slave, seen->slave_fd, err);
+    _cleanup_close_ int slave = ckpt_get_fd(j->seen->slave, j->seen->slave_fd, err);
 
-    if (slave < 0)
-        return slave;
-    return ioctl(slave, on ? TIOCEXCL : TIOCNXCL) < 0 ? err_errno(err, "TIOCEXCL") : 0;
+    return slave < 0 ? slave : inj_send_fds(&j->seen->master->inj, &slave, &j->exclusive, 1, err);
+}
+
+static void take_slave(struct tty_job *j)
+{
+    struct err ignored;
+    int64_t ret;
+
+    if (j->exclusive >= 0)
+        inj_syscall(&j->seen->master->inj, &ret, &ignored, SYS_close, (uint64_t[6]){(uint64_t)j->exclusive});
 }
 
 /* In a helper process: the same, and what was found goes to the tracer as a message. */
@@ -208,9 +217,8 @@ static int save_jammed(struct ckpt *c, struct tty_job *j, struct err *err)
 int tty_save_queues(struct ckpt *c, const struct tty_seen *seen, Tty *m, struct err *err)
 {
     __attribute__((cleanup(tty_job_end))) struct tty_job j = {
-        .seen = seen, .m = m, .master = seen->master_fd, .fd = -1};
+        .seen = seen, .m = m, .master = seen->master_fd, .fd = -1, .exclusive = -1};
     struct pollfd p = {.events = POLLIN | POLLPRI};
-    struct err later;
     int r, waiting = 0;
 
     memcpy(&j.termios, m->termios.data, sizeof(j.termios));
@@ -229,16 +237,15 @@ int tty_save_queues(struct ckpt *c, const struct tty_seen *seen, Tty *m, struct 
     if ((seen->master_flags & O_ACCMODE) != O_RDWR)
         return err_set(err, EOPNOTSUPP,
                        "the master is not open for reading and writing, so what waits cannot be seen");
-    j.slave = spare_fd(c, seen->master);
-    if (inj_begin(&j.b, &seen->master->inj, err) < 0)
+    if (m->exclusive && send_slave(&j, err) < 0)
         return -err->code;
-    if (m->exclusive && set_exclusive(seen, false, err) < 0)
-        return -err->code;
+    j.slave = spare_fd(c, seen->master, j.exclusive);
+    r = inj_begin(&j.b, &seen->master->inj, err);
     j.jammed = j.with_output && ioctl(j.fd, FIONREAD, &waiting) == 0 && waiting > (int)TTY_INPUT_MAX;
-    r = j.jammed ? save_jammed(c, &j, err) : save_queues(c, &j, err);
+    if (r == 0)
+        r = j.jammed ? save_jammed(c, &j, err) : save_queues(c, &j, err);
     if (r == 0)
         r = tty_stop_again(&j, err);
-    if (m->exclusive && set_exclusive(seen, true, r < 0 ? &later : err) < 0 && r == 0)
-        r = -err->code;
+    take_slave(&j);
     return r;
 }
