@@ -200,6 +200,43 @@ int inet_dump(int protocol, uint32_t states, int (*each)(void *, const struct in
     return diag_dump(&q, sizeof(q), one, &w, err) < 0 && err->code != ENOENT ? -err->code : 0;
 }
 
+static void name_one(struct request *q, const struct inet_entry *e)
+{
+    size_t skip = e->family == AF_INET ? 12 : 0;
+
+    q->r.sdiag_family = e->family;
+    q->r.sdiag_protocol = IPPROTO_TCP;
+    q->r.id.idiag_sport = htons(e->local.port);
+    q->r.id.idiag_dport = htons(e->remote.port);
+    memcpy(q->r.id.idiag_src, e->local.addr + skip, 16 - skip);
+    memcpy(q->r.id.idiag_dst, e->remote.addr + skip, 16 - skip);
+    q->r.id.idiag_cookie[0] = (uint32_t)e->cookie;
+    q->r.id.idiag_cookie[1] = (uint32_t)(e->cookie >> 32);
+}
+
+static int copy_one(void *arg, const struct inet_entry *e, struct err *err)
+{
+    (void)err;
+    *(struct inet_entry *)arg = *e;
+    return 0;
+}
+
+int inet_again(struct inet_entry *e, struct err *err)
+{
+    struct inet_entry found = *e;
+    struct walk w = {copy_one, &found};
+    struct request q = {
+        .h = {.nlmsg_len = sizeof(q), .nlmsg_type = SOCK_DIAG_BY_FAMILY, .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
+        .r = {.idiag_ext = 1 << (INET_DIAG_INFO - 1), .idiag_states = ~0u},
+    };
+
+    name_one(&q, e);
+    if (diag_dump(&q, sizeof(q), one, &w, err) < 0)
+        return -err->code;
+    *e = found;
+    return 0;
+}
+
 /* ---- ports at a restart ---- */
 
 struct port_search {
@@ -243,16 +280,10 @@ static int destroy(const struct inet_entry *e, struct err *err)
 {
     struct request q = {
         .h = {.nlmsg_len = sizeof(q), .nlmsg_type = SOCK_DESTROY, .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
-        .r = {.sdiag_family = e->family, .sdiag_protocol = IPPROTO_TCP, .idiag_states = 1u << e->state},
+        .r = {.idiag_states = 1u << e->state},
     };
-    size_t skip = e->family == AF_INET ? 12 : 0;
 
-    q.r.id.idiag_sport = htons(e->local.port);
-    q.r.id.idiag_dport = htons(e->remote.port);
-    memcpy(q.r.id.idiag_src, e->local.addr + skip, 16 - skip);
-    memcpy(q.r.id.idiag_dst, e->remote.addr + skip, 16 - skip);
-    q.r.id.idiag_cookie[0] = (uint32_t)e->cookie;
-    q.r.id.idiag_cookie[1] = (uint32_t)(e->cookie >> 32);
+    name_one(&q, e);
     return diag_dump(&q, sizeof(q), ignore, NULL, err);
 }
 

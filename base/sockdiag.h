@@ -39,6 +39,9 @@ struct inet_entry {
 int inet_dump(int protocol, uint32_t states, int (*each)(void *arg, const struct inet_entry *e, struct err *err),
               void *arg, struct err *err);
 
+/* Ask again about one TCP socket, as it is at this moment. */
+int inet_again(struct inet_entry *e, struct err *err);
+
 /*
  * Destroy the remains of connections (TCP_TIME_WAIT, and orphans) that keep a local port from being bound.
  * Returns how many there were; -EPERM when we may not.

@@ -89,11 +89,17 @@ struct directory {
     size_t n;
 };
 
+/* Bound to this address, or to the wildcard address and this port. */
 static struct rinet *look_up(const struct directory *d, const struct inet_end *e)
 {
-    struct rinet key = {.local = *e}, *k = &key, **found;
+    static const uint8_t any[3][16] = {{0}, {[10] = 0xff, [11] = 0xff}};
+    struct rinet key = {.local = *e}, *k = &key, **found = NULL;
 
-    found = d->n ? bsearch(&k, d->list, d->n, sizeof(*d->list), by_local) : NULL;
+    for (int i = 0; !found && i < 3; i++) {
+        found = d->n ? bsearch(&k, d->list, d->n, sizeof(*d->list), by_local) : NULL;
+        if (i < 2)
+            memcpy(key.local.addr, any[i], 16);
+    }
     return found ? *found : NULL;
 }
 

@@ -129,6 +129,19 @@ static int finish_connect(int fd, const union address *to, socklen_t len, struct
     return 0;
 }
 
+/* A port by bind(2), which also takes one that the kernel would not choose. -errno without err. */
+static int bind_port(int fd, const union address *from, socklen_t len)
+{
+    int zero = 0;
+
+    setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &zero, sizeof(zero));
+    return bind(fd, &from->sa, len) < 0 ? -errno : 0;
+}
+
+/*
+ * A port that was chosen by the kernel is left to be chosen again: unlike one that was asked for by bind(2), it can
+ * be had again a second after its connection is in TIME_WAIT, at this restart and at one after it.
+ */
 int inet_connect(int fd, const ProtobufCBinaryData *local, const ProtobufCBinaryData *remote, bool wait, struct err *err)
 {
     union address from, to;
@@ -137,24 +150,29 @@ int inet_connect(int fd, const ProtobufCBinaryData *local, const ProtobufCBinary
     bool cleared = false, chosen = false;
     struct inet_end e, r;
     char text[64];
-    int one = 1;
+    int one = 1, bound = 0;
 
     inet_end_of(&from, from_len, &e);
     inet_end_of(&to, to_len, &r);
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    if (e.port && bind(fd, &from.sa, from_len) < 0) {
-        if (errno == EADDRINUSE && inet_clear_port(e.port, err) >= 0) {
-            if (inet_bind(fd, &from, from_len, err) < 0)
-                return -err->code;
-        } else if (narrow_choice(fd, &from, from_len, e.port)) {
-            chosen = true;
-        } else if (inet_bind(fd, &from, from_len, err) < 0) {
-            return -err->code;
-        }
+    if (e.port) {
+        chosen = narrow_choice(fd, &from, from_len, e.port);
+        bound = chosen ? -EAGAIN : bind_port(fd, &from, from_len);
     }
-    while (connect(fd, &to.sa, to_len) < 0 && errno != EINPROGRESS) {
-        if (errno != EADDRNOTAVAIL)
+    for (;;) {
+        if ((bound == 0 || chosen) && (connect(fd, &to.sa, to_len) == 0 || errno == EINPROGRESS))
+            break;
+        if ((bound == 0 || chosen) && errno != EADDRNOTAVAIL)
             return err_errno(err, "connecting to %s", inet_text(&r, text, sizeof(text)));
+        if (bound < 0)
+            bound = bind_port(fd, &from, from_len);
+        if (bound == 0 && chosen) {
+            chosen = false;
+            widen_choice(fd);
+            continue;
+        }
+        if (bound < 0 && bound != -EADDRINUSE)
+            return err_set(err, -bound, "%s: %s", inet_text(&e, text, sizeof(text)), strerror(-bound));
         if (get_over(&e, since, &cleared, false, err) < 0)
             return -err->code;
     }

@@ -7,6 +7,7 @@
 #include <netinet/tcp.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/util.h"
 #include "tracer/inet.h"
@@ -145,18 +146,32 @@ static bool may_wait(const struct inet_entry *e)
 
 struct waiting {
     const struct inet_entry *e;
-    uint32_t client; /* inode: sockets that were made later have higher ones */
+    int64_t born;    /* ms of CLOCK_MONOTONIC, to a tick of the kernel's clock */
+    uint32_t client; /* inode: sockets that were made later mostly have higher ones */
 };
 
-/* Of the same age, to a tick of the clock: as the clients were made. */
+/* The table of the host can take a while to read: each one's age is asked for by itself. */
+static int64_t born(const struct inet_entry *e)
+{
+    struct inet_entry now = *e;
+    struct timespec t;
+    struct err err;
+
+    if (inet_again(&now, &err) < 0)
+        now = *e;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000ll + t.tv_nsec / 1000000 - now.age_ms;
+}
+
+/* Of the same age: as the clients were made. */
 static int older_first(const void *x, const void *y)
 {
     const struct waiting *a = x, *b = y;
 
     if ((a->e->state == TCP_SYN_RECV) != (b->e->state == TCP_SYN_RECV))
         return a->e->state == TCP_SYN_RECV ? 1 : -1;
-    if (a->e->age_ms != b->e->age_ms)
-        return a->e->age_ms > b->e->age_ms ? -1 : 1;
+    if (a->born != b->born)
+        return a->born < b->born ? -1 : 1;
     return a->client < b->client ? -1 : a->client > b->client;
 }
 
@@ -169,9 +184,9 @@ int tcp_table_waiting(const struct tcp_table *t, int (*f)(void *, const struct i
     if (!list)
         return err_set(err, ENOMEM, "out of memory");
     for (const struct entry *e = t->by_ino[0]; e; e = e->next_ino)
-        if (may_wait(&e->e)) {
+        if (may_wait(&e->e) && tcp_table_listener(t, &e->e.local, false)) {
             const struct inet_entry *client = tcp_table_entry(t, &e->e.remote, &e->e.local);
-            list[n++] = (struct waiting){&e->e, client ? client->ino : 0};
+            list[n++] = (struct waiting){&e->e, born(&e->e), client ? client->ino : 0};
         }
     qsort(list, n, sizeof(*list), older_first);
     for (size_t i = 0; i < n; i++)
