@@ -17,7 +17,7 @@
 #include "image/aio.pb-c.h"
 
 #define AIO_MAGIC 0xa10a10a1u
-#define QUIET_MS  10
+#define QUIET_MS  5
 
 extern const struct kind_ops aio_ops;
 

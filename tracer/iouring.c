@@ -26,13 +26,13 @@
 #define LINK                 "anon_inode:[io_uring]"
 #define ENTER_REGISTERED     (1u << 4) /* IORING_ENTER_REGISTERED_RING */
 #define REGISTER_PBUF_STATUS 26
-#define SETTLE_MS            60 /* a file operation that is not done by then is one that waits for something */
+#define SETTLE_MS            4   /* operations that are not done by then wait for something, */
+#define SETTLE_LONG_MS       400 /* or are writes to a slow disk, which are waited for */
 
 extern const struct kind_ops iouring_ops;
 
 struct ring {
     int fd; /* in o->proc; -1: none seen yet */
-    char *fdinfo;
 };
 
 static bool iouring_probe(const struct fd_info *fi)
@@ -142,14 +142,14 @@ static int run_deferred(const struct object *o, struct err *err)
 }
 
 /* Wait for file operations to end: until nothing is under way, or nothing ends any more. */
-static int settle(const struct object *o, char **text, struct iouring_state *s, struct err *err)
+static int settle(const struct object *o, char **text, struct iouring_state *s, int patience, struct err *err)
 {
     uint32_t before;
     int quiet = 0;
 
     if (run_deferred(o, err) < 0 || read_state(o, text, s, err) < 0)
         return -err->code;
-    while (s->sq_head != s->cq_tail && quiet < SETTLE_MS) {
+    while (s->sq_head != s->cq_tail && quiet < patience) {
         before = s->cq_tail;
         poll(NULL, 0, 1);
         if (read_state(o, text, s, err) < 0)
@@ -340,30 +340,51 @@ static int collect_registered(struct ckpt *c, struct object *o, Iouring *m, stru
     return 0;
 }
 
+static void keep_state(const char *text, const struct iouring_state *s, Iouring *m)
+{
+    m->sq_entries = s->sq_mask + 1;
+    m->cq_entries = s->cq_mask + 1;
+    m->sqpoll = fdinfo_find(text, "SqThread") && (int32_t)number(text, "SqThread") >= 0;
+    m->sq_cpu = m->sqpoll ? (int32_t)number(text, "SqThreadCpu") : -1;
+    m->sq_head = s->sq_head;
+    m->cq_tail = s->cq_tail;
+}
+
+/* Indices, memory and what is under way, which belong together. -EBUSY: something is that had better end
+ * first. */
+static int look(struct ckpt *c, struct object *o, int fd, char **text, int patience, struct err *err)
+{
+    Iouring *m = (Iouring *)o->msg;
+    struct iouring_state s;
+
+    if (settle(o, text, &s, patience, err) < 0)
+        return -err->code;
+    keep_state(*text, &s, m);
+    m->n_pending = 0;
+    if (refuse_unseen(fd, *text, &s, err) < 0 || copy_memory(c, fd, &s, m, err) < 0)
+        return -err->code;
+    return iouring_pending(c, &s, m, err);
+}
+
 static int collect_ring(struct ckpt *c, struct object *o, struct err *err)
 {
     const struct ring *k = o->priv;
     Iouring *m = (Iouring *)o->msg;
     _cleanup_free_ char *text = NULL;
-    struct iouring_state s;
+    int r;
 
     if (k->fd < 0)
         return err_set(err, EOPNOTSUPP, "it is mapped, but no descriptor leads to it any more");
     _cleanup_close_ int fd = ckpt_get_fd(o->proc, k->fd, err);
-    if (fd < 0 || settle(o, &text, &s, err) < 0)
-        return -err->code;
+    if (fd < 0)
+        return fd;
     m->owner = o->proc->pid;
-    m->sq_entries = s.sq_mask + 1;
-    m->cq_entries = s.cq_mask + 1;
-    m->sqpoll = fdinfo_find(text, "SqThread") && (int32_t)number(text, "SqThread") >= 0;
-    m->sq_cpu = m->sqpoll ? (int32_t)number(text, "SqThreadCpu") : -1;
-    m->sq_head = s.sq_head;
-    m->cq_tail = s.cq_tail;
-    if (refuse_unseen(fd, text, &s, err) < 0 || copy_memory(c, fd, &s, m, err) < 0 ||
-        collect_files(c, o, text, m, err) < 0 || collect_buffers(c, text, m, err) < 0 ||
-        collect_registered(c, o, m, err) < 0)
+    r = look(c, o, fd, &text, SETTLE_MS, err);
+    if (r == -EBUSY)
+        r = look(c, o, fd, &text, SETTLE_LONG_MS, err);
+    if (r < 0 || collect_files(c, o, text, m, err) < 0 || collect_buffers(c, text, m, err) < 0)
         return -err->code;
-    return iouring_pending(c, &s, m, err);
+    return collect_registered(c, o, m, err);
 }
 
 /* In the last phase: what other kinds do while they look may complete operations. */

@@ -18,7 +18,7 @@ struct iouring_state {
 
 /*
  * Find the submissions that have not completed, from the memory of the rings, and add them to m->pending.
- * Refuses what cannot be submitted again.
+ * Refuses what cannot be submitted again, with -EBUSY: it may end by itself.
  */
 int iouring_pending(struct ckpt *c, const struct iouring_state *s, Iouring *m, struct err *err);
 

@@ -111,7 +111,7 @@ static int keep(struct ckpt *c, const struct io_uring_sqe *sqe, Iouring *m, stru
     ProtobufCBinaryData *more = arena_alloc(c->arena, (m->n_pending + 1) * sizeof(*more));
 
     if (!can_repeat(sqe->opcode))
-        return err_set(err, EOPNOTSUPP,
+        return err_set(err, EBUSY,
                        "operation %u (user_data %#llx) is under way, and cannot be started again",
                        sqe->opcode, (unsigned long long)sqe->user_data);
     if (!more)
@@ -149,7 +149,7 @@ int iouring_pending(struct ckpt *c, const struct iouring_state *s, Iouring *m, s
      */
     if (under_way != left && !silent && (int32_t)under_way > (int32_t)left)
         return err_set(
-            err, EOPNOTSUPP,
+            err, EBUSY,
             "%u operations are under way, of which %u are not to be found among its entries any more",
             under_way, under_way - left);
     /* More than are under way: the oldest have completed, and their completions are out of sight. */
