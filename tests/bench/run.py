@@ -20,6 +20,7 @@ import json
 import mmap
 import os
 import pathlib
+import signal
 import statistics
 import struct
 import subprocess
@@ -297,7 +298,7 @@ def parse():
     parser.add_argument("--runs", type=int, default=3, help="how often everything is measured (default 3)")
     parser.add_argument("--quick", action="store_true", help="an eighth of the memory, a tenth of the rest")
     parser.add_argument("--sockets", action="store_true", help="also unix sockets, TCP connections and pipes")
-    parser.add_argument("--only", help="loads whose name contains one of these words; nothing else")
+    parser.add_argument("--only", help="loads whose name contains one of these words; launched: the cost of it")
     parser.add_argument("--dir", default=os.environ.get("TMPDIR", "/tmp"), help="where images go (default TMPDIR)")
     parser.add_argument("--json", help="all numbers into this file")
     return parser.parse_args()
@@ -313,6 +314,7 @@ def say_limits(limit, disk):
 def main():
     options = parse()
     become_subreaper()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is killed then too
     binaries = Binaries()
     binaries.bench = BUILD / "tests" / "bench"
     directory = pathlib.Path(options.dir).resolve()
@@ -336,8 +338,9 @@ def main():
                          seconds(floor["nosync"]), seconds(m["still"]), seconds(m["seen"]), size(m["image"]),
                          seconds(m["restart"]), seconds(floor["restart"])))
             print("  " + "  ".join((load.name, *(f"{n} {seconds(m[n])}" for n in names))), file=sys.stderr, flush=True)
-        table(rows)
-        if not options.only:
+        if len(rows) > 1:
+            table(rows)
+        if not options.only or "launched" in options.only.split(","):
             rows = [("being launched", "bare", "launched", "extra", "ratio")]
             for name, bare, ours in launched(binaries, directory, options):
                 numbers[name] = {"bare": bare, "launched": ours}
