@@ -199,7 +199,7 @@ int main(int argc, char **argv)
     check_wait();
 
     if (check_broken())
-        close(accept_soon(queue));
+        MUST(send(from_child, "spoiled", 7, 0));
     check_queue();
     check_full();
     check_group();
