@@ -1,6 +1,7 @@
 /* Messages of the coordinator: each becomes a call into checkpoint.c or trees.c, and an answer. */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -9,6 +10,8 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "tracer/tracer.h"
+
+#define SOLO_TRIES 40 /* with waits of 0, 1, 2… ms between them */
 
 static int64_t now_ns(void)
 {
@@ -74,14 +77,33 @@ static int freeze_phase(struct tracer *t, const Wire__Phase *ph, struct err *err
     return checkpoint_freeze(&t->checkpoint, t->follow, &o, err);
 }
 
-/* All phases up to WRITE without waiting for anybody. */
-static int solo(struct tracer *t, const Wire__Msg *msg, struct err *err)
+static int look_at_all(struct tracer *t, const Wire__Msg *msg, struct err *err)
 {
     struct checkpoint *k = &t->checkpoint;
 
-    if (freeze_phase(t, msg->phase, err) < 0 || checkpoint_collect(k, err) < 0 || aborted(t, err) < 0 ||
-        checkpoint_match(k, err) < 0 || checkpoint_peek_send(k, err) < 0 || checkpoint_peek_receive(k, err) < 0 ||
-        write_phase(t, msg, err) < 0)
+    return freeze_phase(t, msg->phase, err) < 0 || checkpoint_collect(k, err) < 0 || aborted(t, err) < 0 ||
+                   checkpoint_match(k, err) < 0 || checkpoint_peek_send(k, err) < 0 ||
+                   checkpoint_peek_receive(k, err) < 0
+               ? -err->code : 0;
+}
+
+/*
+ * All phases up to WRITE without waiting for anybody. EAGAIN says that something is in a state that cannot be
+ * saved and that the program leaves by itself if it runs (a connection that is about to be accepted): it is
+ * let go for a moment.
+ */
+static int solo(struct tracer *t, const Wire__Msg *msg, struct err *err)
+{
+    struct checkpoint *k = &t->checkpoint;
+    int r = look_at_all(t, msg, err);
+
+    for (int tries = 0; r == -EAGAIN && tries < SOLO_TRIES; tries++) {
+        log_trace("once more: %s", err->msg);
+        checkpoint_free(k);
+        poll(NULL, 0, tries);
+        r = look_at_all(t, msg, err);
+    }
+    if (r < 0 || write_phase(t, msg, err) < 0)
         return -err->code;
     if (!msg->phase->hold)
         checkpoint_resume(k);
