@@ -129,7 +129,7 @@ static int make_ctl(struct inj *inj, int *ours, struct err *err)
     inj->remote_ctl = pair[0];
     *ours = pair[1];
     inj->ctl = inj_get_fd(inj, pair[1], err);
-    return inj->ctl < 0 ? inj->ctl : 0;
+    return inj->ctl < 0 ? inj->ctl : inj_set_timeout(inj, err);
 }
 
 static int write_blob(struct inj *inj, int ours, struct err *err)

@@ -19,4 +19,7 @@ static inline uint64_t data_at(const struct inj *inj)
     return calls_at(inj) + CALL_SPACE;
 }
 
+/* batch.c: how long inj_wait_msg() waits before it looks after the host. Once, when inj->ctl is there. */
+int inj_set_timeout(const struct inj *inj, struct err *err);
+
 #endif

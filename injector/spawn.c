@@ -54,6 +54,8 @@ static int child_ready(struct inj *c, struct err *err)
 {
     struct blob_msg m;
 
+    if (inj_set_timeout(c, err) < 0)
+        return -err->code;
     c->pidfd = (int)syscall(SYS_pidfd_open, c->pid, 0);
     if (c->pidfd < 0)
         return err_errno(err, "process %d: pidfd_open", c->pid);
@@ -118,7 +120,8 @@ int inj_spawn(struct inj *child, uint64_t base, uint32_t slots, uint64_t clone_f
     return child_ready(child, err);
 }
 
-static int remote_clone(struct inj *parent, struct inj *child, const struct inj_fork_args *a, struct err *err)
+/* `end` is the child's end of its control socket, as it came. */
+static int remote_clone(struct inj *parent, struct inj *child, const struct inj_fork_args *a, int end, struct err *err)
 {
     _cleanup_batch_ struct inj_batch b = {0};
     struct clone_args ca = {.flags = a->flags, .exit_signal = (uint64_t)a->exit_signal};
@@ -142,9 +145,14 @@ static int remote_clone(struct inj *parent, struct inj *child, const struct inj_
         ca.stack_size = INJ_SLOT_STACK - 16;
     }
     uint64_t args_at = inj_data(&b, &ca, sizeof(ca));
+    inj_call(&b, BLOB_MUST, SYS_dup3, end, a->remote_ctl);
+    inj_call(&b, BLOB_MUST, SYS_close, end);
     call = inj_call(&b, a->flags & CLONE_VM ? BLOB_CLONE_VM : BLOB_FORK, SYS_clone3, args_at, sizeof(ca));
     b.calls[call].pad = (uint32_t)a->remote_ctl;
-    if (inj_run(&b, err) < 0)
+    /* The end of the child must be seen on its socket: nobody else may hold it. (A forked child does not run this.) */
+    if (!(a->flags & CLONE_FILES))
+        inj_call(&b, 0, SYS_close, a->remote_ctl);
+    if (inj_run(&b, err) < 0 || inj_check(&b, err, "control socket") < 0)
         return -err->code;
     if (inj_failed(inj_ret(&b, call)))
         return err_set(err, (int)-inj_ret(&b, call), "creating a process: %s", strerror((int)-inj_ret(&b, call)));
@@ -155,7 +163,6 @@ static int remote_clone(struct inj *parent, struct inj *child, const struct inj_
 int inj_fork(struct inj *parent, struct inj *child, const struct inj_fork_args *a, struct err *err)
 {
     int pair[2], remote, r;
-    int64_t ret;
 
     child_init(child, parent->base, parent->nslots, a->remote_ctl);
     child->slot = a->flags & CLONE_VM ? a->slot : parent->slot;
@@ -164,18 +171,7 @@ int inj_fork(struct inj *parent, struct inj *child, const struct inj_fork_args *
     child->ctl = pair[0];
     r = inj_send_fds(parent, &pair[1], &remote, 1, err);
     close(pair[1]);
-    if (r < 0)
-        return r;
-    if (inj_syscall(parent, &ret, err, SYS_dup3, (uint64_t[6]){(uint64_t)remote, (uint64_t)a->remote_ctl, 0}) < 0)
-        return -err->code;
-    if (ret < 0)
-        return err_set(err, (int)-ret, "process %d: dup3: %s", parent->pid, strerror((int)-ret));
-    if (inj_syscall(parent, &ret, err, SYS_close, (uint64_t[6]){(uint64_t)remote}) < 0 ||
-        remote_clone(parent, child, a, err) < 0)
-        return -err->code;
-    /* The end of the child must be seen on its socket: nobody else may hold it. */
-    if (!(a->flags & CLONE_FILES) &&
-        inj_syscall(parent, &ret, err, SYS_close, (uint64_t[6]){(uint64_t)a->remote_ctl}) < 0)
+    if (r < 0 || remote_clone(parent, child, a, remote, err) < 0)
         return -err->code;
     if (a->attach && a->attach(a->arg, child->pid, err) < 0)
         return -err->code;

@@ -96,7 +96,8 @@ int fill_private(struct restore *r, struct rproc *p, struct err *err);
 int vdso_locate(struct restore *r, struct err *err);
 uint64_t vdso_size(const struct restore *r);                                     /* with its data pages */
 void vdso_park(const struct restore *r, struct rproc *p, struct inj_batch *b);   /* a new root: to r->vdso_home */
-int vdso_place(struct restore *r, struct rproc *p, struct err *err);             /* to its address in the image */
+/* To its address in the image; adds to the batch. */
+int vdso_place(struct restore *r, struct rproc *p, struct inj_batch *b, struct err *err);
 /* Where in process p a syscall instruction is. */
 int vdso_syscall(const struct restore *r, const struct rproc *p, uint64_t *ip, struct err *err);
 
@@ -108,12 +109,14 @@ int run_full_batch(struct inj_batch *b, const char *what, struct err *err);
 struct rproc *mm_source(const struct restore *r, const struct rproc *p); /* whose pages it shares by fork; NULL */
 
 /* --- process state --- */
-int creds_add(const struct restore *r, const struct rproc *p, struct inj_batch *b); /* one thread's own */
-int process_paths(struct restore *r, struct rproc *p, struct err *err);  /* root, cwd, umask */
-int process_limits(struct restore *r, struct rproc *p, struct err *err);
-int process_flags(struct restore *r, struct rproc *p, struct err *err);
+int creds_init(struct restore *r, struct err *err);
+void creds_add(const struct restore *r, const struct rproc *p, struct inj_batch *b); /* one thread's own */
+int process_setup(struct restore *r, struct rproc *p, struct err *err);  /* root, cwd, umask, personality and the like */
+void process_add_limits(const struct rproc *p, struct inj_batch *b);
+/* SIGCHLD of children that became zombies or stopped while they were made: the program has had those. */
+void signals_add_drain(struct inj_batch *b);
+/* Limits, handlers, pending signals: nothing else is made after that. */
 int signals_restore(struct restore *r, struct rproc *p, struct err *err);
-int signals_drain(struct restore *r, struct rproc *p, struct err *err);
 int timers_restore(struct restore *r, struct rproc *p, struct err *err);
 /* Is it the signal of a timer of p, which the timer itself will send again? */
 bool timer_sends(const struct rproc *p, const siginfo_t *si);

@@ -22,7 +22,7 @@ struct caps {
     uint64_t inheritable, permitted, effective, bounding, ambient;
 };
 
-static void own_caps(struct caps *c)
+static void read_caps(struct caps *c)
 {
     struct __user_cap_header_struct h = {_LINUX_CAPABILITY_VERSION_3, 0};
     struct __user_cap_data_struct d[2] = {0};
@@ -39,6 +39,16 @@ static void own_caps(struct caps *c)
         if (syscall(SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_IS_SET, i, 0, 0) == 1)
             c->ambient |= 1ull << i;
     }
+}
+
+/* Asked once, in the user namespace of the restart: it takes two calls for each capability. */
+int creds_init(struct restore *r, struct err *err)
+{
+    r->caps = calloc(1, sizeof(*r->caps));
+    if (!r->caps)
+        return err_set(err, ENOMEM, "out of memory");
+    read_caps(r->caps);
+    return 0;
 }
 
 static void add_capset(struct inj_batch *b, uint64_t eff, uint64_t perm, uint64_t inh)
@@ -92,26 +102,25 @@ static void add_ids(const struct restore *r, const Process *m, struct inj_batch 
     inj_call(b, 0, SYS_prctl, PR_SET_KEEPCAPS, 0);
 }
 
-int creds_add(const struct restore *r, const struct rproc *p, struct inj_batch *b)
+void creds_add(const struct restore *r, const struct rproc *p, struct inj_batch *b)
 {
     const Process *m = p->process;
-    struct caps mine;
+    const struct caps *mine = r->caps;
     uint64_t perm;
 
-    own_caps(&mine);
     for (unsigned long i = 0; i < CAPS; i++)
-        if ((mine.bounding & ~m->cap_bounding) >> i & 1)
+        if ((mine->bounding & ~m->cap_bounding) >> i & 1)
             inj_call(b, BLOB_MUST, SYS_prctl, PR_CAPBSET_DROP, i);
     add_ids(r, m, b);
-    perm = m->cap_permitted & mine.permitted;
+    perm = m->cap_permitted & mine->permitted;
     if (m->securebits || m->keepcaps) {
-        add_capset(b, mine.permitted, mine.permitted, m->cap_inheritable & mine.permitted);
+        add_capset(b, mine->permitted, mine->permitted, m->cap_inheritable & mine->permitted);
         inj_call(b, BLOB_MUST, SYS_prctl, PR_SET_SECUREBITS, m->securebits);
     }
-    if (perm != mine.permitted || (m->cap_effective & perm) != mine.effective || !same_ids(m) ||
-        m->cap_inheritable != mine.inheritable)
-        add_capset(b, m->cap_effective & perm, perm, m->cap_inheritable & (mine.permitted | mine.inheritable));
-    if (m->cap_ambient != mine.ambient) {
+    if (perm != mine->permitted || (m->cap_effective & perm) != mine->effective || !same_ids(m) ||
+        m->cap_inheritable != mine->inheritable)
+        add_capset(b, m->cap_effective & perm, perm, m->cap_inheritable & (mine->permitted | mine->inheritable));
+    if (m->cap_ambient != mine->ambient) {
         inj_call(b, 0, SYS_prctl, PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL);
         for (unsigned long i = 0; i < CAPS; i++)
             if (m->cap_ambient >> i & 1)
@@ -119,7 +128,6 @@ int creds_add(const struct restore *r, const struct rproc *p, struct inj_batch *
     }
     if (m->no_new_privs)
         inj_call(b, BLOB_MUST, SYS_prctl, PR_SET_NO_NEW_PRIVS, 1);
-    return 0;
 }
 
 /* --- may we? ------------------------------------------------------------------------------------- */
@@ -177,7 +185,7 @@ int check_rights(const struct restore *r, struct err *err)
 {
     struct caps mine;
 
-    own_caps(&mine);
+    read_caps(&mine);
     for (size_t i = 0; i < r->nprocs; i++) {
         const struct rproc *p = &r->procs[i];
         uint64_t lack = p->process->cap_permitted & ~mine.bounding;

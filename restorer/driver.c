@@ -71,12 +71,11 @@ static int fill_skeletons(struct restore *r, struct err *err)
     if (rebuild_objects(r, err) < 0 || rebuild_fd_tables(r, err) < 0)
         return -err->code;
     log_trace("restart: descriptors");
-    if (refill_objects(r, err) < 0 || each_memory(r, mm_copy_inherited, err) < 0 || each(r, process_paths, err) < 0 ||
+    if (refill_objects(r, err) < 0 || each_memory(r, mm_copy_inherited, err) < 0 ||
         each_memory(r, mm_finish, err) < 0)
         return -err->code;
     log_trace("restart: memory");
-    if (each(r, signals_drain, err) < 0 || each(r, process_flags, err) < 0 || each(r, threads_create, err) < 0 ||
-        each(r, timers_create, err) < 0 || each(r, process_limits, err) < 0)
+    if (each(r, process_setup, err) < 0 || each(r, threads_create, err) < 0 || each(r, timers_create, err) < 0)
         return -err->code;
     log_trace("restart: threads");
     return 0;
@@ -92,7 +91,7 @@ static void stop_again(const struct restore *r)
 
 int restore_all(struct restore *r, struct err *err)
 {
-    if (namespaces_enter(r, err) < 0 || sysv_make_all(r, err) < 0 || tty_make_all(r, err) < 0 ||
+    if (namespaces_enter(r, err) < 0 || creds_init(r, err) < 0 || sysv_make_all(r, err) < 0 || tty_make_all(r, err) < 0 ||
         make_skeletons(r, err) < 0 || fill_skeletons(r, err) < 0 || each(r, signals_restore, err) < 0 ||
         each(r, timers_restore, err) < 0 || arm_objects(r, err) < 0 || each(r, thread_host, err) < 0 ||
         last_objects(r, err) < 0 || each(r, threads_seize, err) < 0 || each(r, threads_finish, err) < 0)

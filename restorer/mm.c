@@ -7,6 +7,7 @@
  * differs is replaced: the pages then are shared copy-on-write as they were.
  */
 #include <errno.h>
+#include <linux/prctl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -206,22 +207,30 @@ static struct mfile *find_file(struct build *m, uint64_t object, bool write)
     return NULL;
 }
 
-static int need_file(struct build *m, const Vma *v)
+static int need_file(struct build *m, uint64_t object, bool write)
 {
-    struct robject *o = restore_object(m->r, v->object);
+    struct robject *o = restore_object(m->r, object);
     struct mfile *more;
     int fd;
 
-    if (find_file(m, v->object, wants_write(v)))
+    if (!o || !o->ops->map || find_file(m, object, write))
         return 0;
-    if (o->ops->map(m->r, o, wants_write(v), &fd, m->err) < 0)
+    if (o->ops->map(m->r, o, write, &fd, m->err) < 0)
         return -m->err->code;
     more = grow(m->file, m->n_files, &m->cap_files, sizeof(*m->file));
     if (!more)
         return err_set(m->err, ENOMEM, "out of memory");
     m->file = more;
-    m->file[m->n_files++] = (struct mfile){v->object, wants_write(v), fd, -1};
+    m->file[m->n_files++] = (struct mfile){object, write, fd, -1};
     return 0;
+}
+
+/* The process whose copy it is has set the same executable, which is mapped and so cannot be set again. */
+static bool has_exe(const struct build *m)
+{
+    const struct rproc *from = m->p->came_from;
+
+    return from && from->built && from->process->exe_file == m->p->process->exe_file;
 }
 
 static int send_files(struct build *m)
@@ -230,8 +239,11 @@ static int send_files(struct build *m)
     int fds[FDS_AT_ONCE], remote[FDS_AT_ONCE];
 
     for (size_t i = 0; i < mm->n_vmas; i++)
-        if ((mm->vmas[i]->kind == VMA_FILE || mm->vmas[i]->kind == VMA_SHM) && need_file(m, mm->vmas[i]) < 0)
+        if ((mm->vmas[i]->kind == VMA_FILE || mm->vmas[i]->kind == VMA_SHM) &&
+            need_file(m, mm->vmas[i]->object, wants_write(mm->vmas[i])) < 0)
             return err_wrap(m->err, "mapping %#llx", (unsigned long long)mm->vmas[i]->start);
+    if (m->p->process->exe_file && !has_exe(m) && need_file(m, m->p->process->exe_file, false) < 0)
+        return err_wrap(m->err, "its executable");
     for (size_t at = 0; at < m->n_files;) {
         uint32_t n = 0;
         for (; n < FDS_AT_ONCE && at + n < m->n_files; n++)
@@ -303,6 +315,22 @@ static int map_rest(struct build *m, const Vma *v, size_t *keep)
     return at < v->end ? map_range(m, v, at, v->end) : run_full_batch(&m->b, "mapping", m->err);
 }
 
+/* What the kernel remembers of the layout: brk, arguments, auxiliary vector, executable. */
+static void set_layout(struct build *m)
+{
+    const Mm *mm = m->p->mm;
+    const struct mfile *exe = find_file(m, m->p->process->exe_file, false);
+    struct prctl_mm_map map = {
+        .start_code = mm->start_code, .end_code = mm->end_code, .start_data = mm->start_data,
+        .end_data = mm->end_data, .start_brk = mm->start_brk, .brk = mm->brk, .start_stack = mm->start_stack,
+        .arg_start = mm->arg_start, .arg_end = mm->arg_end, .env_start = mm->env_start, .env_end = mm->env_end,
+        .auxv_size = (uint32_t)mm->auxv.len, .exe_fd = exe && !has_exe(m) ? (uint32_t)exe->remote : ~0u,
+    };
+
+    map.auxv = mm->auxv.len ? (void *)inj_data(&m->b, mm->auxv.data, mm->auxv.len) : NULL;
+    inj_call(&m->b, BLOB_MUST, SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, inj_data(&m->b, &map, sizeof(map)), sizeof(map), 0);
+}
+
 static int map_all(struct build *m)
 {
     const Mm *mm = m->p->mm;
@@ -326,6 +354,7 @@ static int map_all(struct build *m)
                            (unsigned long long)v->start);
         }
     }
+    set_layout(m);
     for (size_t i = 0; i < m->n_files; i++) {
         inj_call(&m->b, 0, SYS_close, m->file[i].remote);
         if (run_full_batch(&m->b, "mapping", m->err) < 0)
@@ -340,12 +369,11 @@ static int build(struct build *m)
 
     if (source && m->p->came_from && m->p->came_from->mm == source->mm)
         m->from = source->mm;
-    if (m->from && find_keeps(m) < 0)
+    if ((m->from && find_keeps(m) < 0) || send_files(m) < 0)
         return -m->err->code;
-    if (m->p->came_from || !m->p->cleared)
-        if (unmap_others(m) < 0)
-            return -m->err->code;
-    if (drop_unshared(m) < 0 || send_files(m) < 0 || map_all(m) < 0)
+    if ((m->p->came_from || !m->p->cleared) && unmap_others(m) < 0)
+        return -m->err->code;
+    if (drop_unshared(m) < 0 || map_all(m) < 0)
         return -m->err->code;
     return fill_private(m->r, m->p, m->err);
 }

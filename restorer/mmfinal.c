@@ -1,7 +1,6 @@
 /*
  * Address spaces, second part, when all processes are forked and filled: what was writable only to be filled
- * loses that again, then advice, names, locks and seals, and what the kernel remembers of the layout (brk,
- * arguments, auxiliary vector, executable).
+ * loses that again, then advice, names, locks and seals.
  */
 #include <errno.h>
 #include <linux/prctl.h>
@@ -111,7 +110,7 @@ static int set_vmas(struct rproc *p, struct inj_batch *b, struct err *err)
         if (run_full_batch(b, "guard pages", err) < 0)
             return -err->code;
     }
-    return run_batch(b, "mappings", err);
+    return 0;
 }
 
 /* Locks may fault pages in, and sealed mappings cannot be changed any more: last. */
@@ -141,48 +140,13 @@ static int lock_and_seal(struct rproc *p, struct inj_batch *b, struct err *err)
     return run_batch(b, "sealing memory", err);
 }
 
-/* The executable of /proc/PID/exe: sent there, its number; -1: it cannot be set or has none. */
-static int send_exe(struct restore *r, struct rproc *p, int *remote, struct err *err)
-{
-    struct robject *o = p->process->exe_file ? restore_object(r, p->process->exe_file) : NULL;
-    int fd;
-
-    *remote = -1;
-    if (!o || !o->ops->map)
-        return 0;
-    if (o->ops->map(r, o, false, &fd, err) < 0)
-        return err_wrap(err, "its executable");
-    return inj_send_fds(&p->inj, &fd, remote, 1, err);
-}
-
-static int set_layout(struct restore *r, struct rproc *p, struct inj_batch *b, struct err *err)
-{
-    const Mm *m = p->mm;
-    struct prctl_mm_map map = {
-        .start_code = m->start_code, .end_code = m->end_code, .start_data = m->start_data, .end_data = m->end_data,
-        .start_brk = m->start_brk, .brk = m->brk, .start_stack = m->start_stack, .arg_start = m->arg_start,
-        .arg_end = m->arg_end, .env_start = m->env_start, .env_end = m->env_end,
-        .auxv_size = (uint32_t)m->auxv.len,
-    };
-    int exe;
-
-    if (send_exe(r, p, &exe, err) < 0)
-        return -err->code;
-    map.exe_fd = (uint32_t)exe;
-    map.auxv = m->auxv.len ? (void *)inj_data(b, m->auxv.data, m->auxv.len) : NULL;
-    inj_call(b, BLOB_MUST, SYS_prctl, PR_SET_MM, PR_SET_MM_MAP, inj_data(b, &map, sizeof(map)), sizeof(map), 0);
-    if (exe >= 0)
-        inj_call(b, 0, SYS_close, exe);
-    return run_batch(b, "memory layout", err);
-}
-
 int mm_finish(struct restore *r, struct rproc *p, struct err *err)
 {
     _cleanup_batch_ struct inj_batch b = {0};
 
     if (inj_begin(&b, &p->inj, err) < 0)
         return -err->code;
-    if (set_layout(r, p, &b, err) < 0 || set_vmas(p, &b, err) < 0 || vdso_place(r, p, err) < 0 ||
+    if (set_vmas(p, &b, err) < 0 || vdso_place(r, p, &b, err) < 0 || run_batch(&b, "mappings", err) < 0 ||
         lock_and_seal(p, &b, err) < 0)
         return err_wrap(err, "process %d: memory", p->pid);
     return 0;

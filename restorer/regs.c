@@ -168,14 +168,18 @@ static int set_xstate(const Thread *t, size_t size, struct err *err)
     return pt_set_xstate(t->tid, buf, size, err);
 }
 
-static int xstate_size(pid_t tid, size_t *size, struct err *err)
+static int xstate_size(struct restore *r, pid_t tid, struct err *err)
 {
     void *buf;
 
-    if (pt_get_xstate(tid, &buf, size, err) < 0)
+    if (r->xstate_size)
+        return 0;
+    if (pt_get_xstate(tid, &buf, &r->xstate_size, err) < 0)
         return -err->code;
     free(buf);
-    return *size < XSAVE_MIN ? err_set(err, ENOTSUP, "this CPU's extended state has %zu bytes", *size) : 0;
+    return r->xstate_size < XSAVE_MIN
+               ? err_set(err, ENOTSUP, "this CPU's extended state has %zu bytes", r->xstate_size)
+               : 0;
 }
 
 /* Stepped calls of the first thread: after them nothing of ours is in the process. */
@@ -218,12 +222,11 @@ static int finish_thread(const struct rproc *p, const Thread *t, uint64_t ip, st
 int threads_finish(struct restore *r, struct rproc *p, struct err *err)
 {
     _cleanup_free_ struct user_regs_struct *regs = calloc(p->nthreads, sizeof(*regs));
-    size_t xsize;
     uint64_t ip;
 
     if (!regs)
         return err_set(err, ENOMEM, "out of memory");
-    if (vdso_syscall(r, p, &ip, err) < 0 || xstate_size(p->threads[0]->tid, &xsize, err) < 0)
+    if (vdso_syscall(r, p, &ip, err) < 0 || xstate_size(r, p->threads[0]->tid, err) < 0)
         return err_wrap(err, "process %d", p->pid);
     for (size_t i = 0; i < p->nthreads; i++) {
         memcpy(&regs[i], p->threads[i]->regs.data, sizeof(regs[i]));
@@ -234,7 +237,7 @@ int threads_finish(struct restore *r, struct rproc *p, struct err *err)
     if (remove_parasite(p, ip, &regs[0], err) < 0)
         return err_wrap(err, "process %d", p->pid);
     for (size_t i = 0; i < p->nthreads; i++)
-        if (finish_thread(p, p->threads[i], ip, &regs[i], xsize, err) < 0)
+        if (finish_thread(p, p->threads[i], ip, &regs[i], r->xstate_size, err) < 0)
             return err_wrap(err, "process %d: thread %d", p->pid, p->threads[i]->tid);
     return 0;
 }

@@ -100,6 +100,8 @@ struct restore {
     pid_t spare_pid;       /* a pid that no image has: the driver's in a new pid namespace; helpers are below it */
     size_t n_objects;
     int report;            /* the driver's end of the channel to dmtcp_restart, -1 there */
+    struct caps *caps;     /* the driver's capabilities (creds.c) */
+    size_t xstate_size;    /* of this CPU (regs.c) */
     struct vdso *vdso;     /* of this kernel (vdso.c) */
     struct rsockets *sockets; /* socket.h */
     void *priv;

@@ -14,17 +14,12 @@ struct kernel_sigaction {
     uint64_t handler, flags, restorer, mask;
 };
 
-/* SIGCHLD of children that became zombies or stopped while they were made: the program has had those. */
-int signals_drain(struct restore *r, struct rproc *p, struct err *err)
+void signals_add_drain(struct inj_batch *b)
 {
-    _cleanup_batch_ struct inj_batch b = {0};
     uint64_t set = 1ull << (SIGCHLD - 1);
     struct timespec none = {0};
 
-    if (inj_begin(&b, &p->inj, err) < 0)
-        return -err->code;
-    inj_call(&b, 0, SYS_rt_sigtimedwait, inj_data(&b, &set, sizeof(set)), 0, inj_data(&b, &none, sizeof(none)), 8);
-    return run_batch(&b, "signals", err);
+    inj_call(b, 0, SYS_rt_sigtimedwait, inj_data(b, &set, sizeof(set)), 0, inj_data(b, &none, sizeof(none)), 8);
 }
 
 static void add_actions(const Signals *s, struct inj_batch *b)
@@ -44,14 +39,12 @@ int signals_restore(struct restore *r, struct rproc *p, struct err *err)
 {
     _cleanup_batch_ struct inj_batch b = {0};
 
-    if (!p->signals)
-        return 0;
     if (inj_begin(&b, &p->inj, err) < 0)
         return -err->code;
-    if (!p->process->sighand_owner || p->process->sighand_owner == p->pid)
+    if (p->signals && (!p->process->sighand_owner || p->process->sighand_owner == p->pid))
         add_actions(p->signals, &b);
     /* Only the leader may queue kernel-made ones for the process (do_rt_sigqueueinfo in kernel/signal.c). */
-    for (size_t i = 0; i < p->signals->n_pending; i++) {
+    for (size_t i = 0; p->signals && i < p->signals->n_pending; i++) {
         siginfo_t si;
         memcpy(&si, p->signals->pending[i]->info.data, sizeof(si));
         if (timer_sends(p, &si))
@@ -60,5 +53,6 @@ int signals_restore(struct restore *r, struct rproc *p, struct err *err)
         if (run_full_batch(&b, "pending signals", err) < 0)
             return -err->code;
     }
-    return run_batch(&b, "signals", err);
+    process_add_limits(p, &b); /* that of pending signals among them */
+    return run_batch(&b, "signals and limits", err);
 }

@@ -46,12 +46,15 @@ static int remote(struct rproc *p, int64_t *ret, struct err *err, const char *wh
 /* Only its own control socket stays open. */
 static int close_others(struct rproc *p, struct err *err)
 {
+    _cleanup_batch_ struct inj_batch b = {0};
     uint64_t own = (uint64_t)p->inj.remote_ctl;
-    int64_t ret;
 
-    if (own && remote(p, &ret, err, "close_range", SYS_close_range, 0, own - 1, 0) < 0)
+    if (inj_begin(&b, &p->inj, err) < 0)
         return -err->code;
-    return remote(p, &ret, err, "close_range", SYS_close_range, own + 1, ~0u, 0);
+    if (own)
+        inj_call(&b, BLOB_MUST, SYS_close_range, 0, own - 1, 0);
+    inj_call(&b, BLOB_MUST, SYS_close_range, own + 1, ~0u, 0);
+    return run_batch(&b, "closing descriptors", err);
 }
 
 static int spawn(struct making *m, struct rproc *p, pid_t pid)
@@ -60,8 +63,6 @@ static int spawn(struct making *m, struct rproc *p, pid_t pid)
         return -m->err->code;
     p->host_pid = p->inj.pid;
     p->alive = true;
-    if (close_others(p, m->err) < 0)
-        return -m->err->code;
     return mm_clear(m->r, p, m->err);
 }
 

@@ -218,22 +218,19 @@ static bool same(const struct restore *r, const struct rproc *p)
     return true;
 }
 
-int vdso_place(struct restore *r, struct rproc *p, struct err *err)
+int vdso_place(struct restore *r, struct rproc *p, struct inj_batch *b, struct err *err)
 {
-    _cleanup_batch_ struct inj_batch b = {0};
     const struct vdso *v = r->vdso;
     uint64_t data = v->code - v->start;
 
     if (p->mm->vdso && !same(r, p))
         return trampolines(r, p, err);
-    if (inj_begin(&b, &p->inj, err) < 0)
-        return -err->code;
     if (p->mm->vdso) {
-        move(v, &b, p->vdso - data, p->mm->vdso - data);
+        move(v, b, p->vdso - data, p->mm->vdso - data);
         p->vdso = p->mm->vdso;
     } else {
-        inj_call(&b, BLOB_MUST, SYS_munmap, p->vdso - data, v->end - v->start);
+        inj_call(b, BLOB_MUST, SYS_munmap, p->vdso - data, v->end - v->start);
         p->vdso = 0;
     }
-    return run_batch(&b, "vDSO", err);
+    return 0;
 }
