@@ -94,6 +94,8 @@ static void plan_cut(const File *m, uint64_t size, struct rfile *f)
              f->path, m->size, size);
 }
 
+#define HINT " (--skip-file-checks: go on nevertheless)"
+
 static int plan_unsaved(struct restore *r, const struct robject *o, const File *m, const struct stat *st,
                         struct rfile *f, struct err *err)
 {
@@ -108,13 +110,13 @@ static int plan_unsaved(struct restore *r, const struct robject *o, const File *
         return 0;
     }
     if (m->written && another_file(o, m, st))
-        return err_set(err, ESTALE, "%s is another file than at the checkpoint", f->path);
+        return err_set(err, ESTALE, "%s is another file than at the checkpoint" HINT, f->path);
     if (size < m->size)
         return err_set(err, ESTALE,
-                       "%s is shorter than at the checkpoint (%" PRIu64 " bytes, was %" PRIu64 ")", f->path,
-                       size, m->size);
+                       "%s is shorter than at the checkpoint (%" PRIu64 " bytes, was %" PRIu64 ")" HINT,
+                       f->path, size, m->size);
     if (m->mapped && !m->written && (size != m->size || !same_time(m, st)))
-        return err_set(err, ESTALE, "%s has changed since the checkpoint, and is mapped", f->path);
+        return err_set(err, ESTALE, "%s has changed since the checkpoint, and is mapped" HINT, f->path);
     if (m->written && size > m->size)
         plan_cut(m, size, f);
     return 0;
