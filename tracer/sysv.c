@@ -91,6 +91,10 @@ struct object *sysv_mapping_object(struct ckpt *c, struct proc *p, const struct 
         err_set(err, EOPNOTSUPP, "System V shared memory in an IPC namespace that is not the tracer's");
         return NULL;
     }
+    if (m->page_size > PAGE) {
+        err_set(err, EOPNOTSUPP, "System V shared memory of huge pages (SHM_HUGETLB) cannot be saved");
+        return NULL;
+    }
     o = sysv_add(c, SYSV_SHM, (int)m->ino, err);
     if (!o)
         return NULL;
