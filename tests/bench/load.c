@@ -7,7 +7,7 @@
  * (which it maps) the longest time that it did not run, and when it ran first, since the round began that the
  * benchmark counts in the file's head. So standing still and running again are seen from inside.
  *
- * Kinds: memory MiB CONTENT, threads N, processes N (of CONTENT MiB each), unix N, tcp N, pipes N.
+ * Kinds: memory MiB CONTENT, threads N, processes N (of CONTENT MiB each), unix N, tcp N, pipes N (in two processes).
  */
 #include "tests/bench/bench.h"
 
@@ -165,7 +165,10 @@ int main(int argc, char **argv)
     if (argc < 5 || n > 1000000)
         return fprintf(stderr, "bench_load STAMPS TICK_US KIND COUNT [CONTENT]\n"), 2;
     s = map_stamps(argv[1]);
-    setrlimit(RLIMIT_NOFILE, &files);
+    if (setrlimit(RLIMIT_NOFILE, &files) < 0 && getrlimit(RLIMIT_NOFILE, &files) == 0) {
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
     if (!strcmp(kind, "memory") && n)
         own_memory((size_t)n << 20, content);
     else if (!strcmp(kind, "threads"))
@@ -176,7 +179,9 @@ int main(int argc, char **argv)
         make_pairs(n);
     else if (!strcmp(kind, "tcp"))
         make_connections(n);
-    else if (!strcmp(kind, "pipes"))
-        make_pipes(n);
+    else if (!strcmp(kind, "pipes")) {
+        number = make_processes(2, 0); /* limits of open files are often too low for one */
+        make_pipes(n / 2);
+    }
     tick(s, number, (unsigned)atoi(argv[2]));
 }

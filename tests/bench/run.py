@@ -77,7 +77,7 @@ def loads(options):
         for kind, many, text in (("unix", 1000, "unix socket pairs"), ("tcp", 1000, "TCP connections"),
                                  ("pipes", 10000, "pipes")):
             for n in (many // 10, many):
-                found.append(Load(f"{n} {text}", kind, n))
+                found.append(Load(f"{n} {text}", kind, n, processes=2 if kind == "pipes" else 1))
     if options.only:
         found = [x for x in found if any(word in x.name for word in options.only.split(","))]
     return found
