@@ -72,6 +72,7 @@ PROGRAMS = [
     Program("file_gone"),
     Program("file_grown"),
     Program("file_inotify"),
+    Program("file_inotify_odd"),
     Program("file_lease"),
     Program("file_locks"),
     Program("file_pidfd"),

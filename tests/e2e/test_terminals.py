@@ -152,6 +152,30 @@ def test_vim_in_script(lab, terminals):
 
 
 @pytest.mark.parametrize("user", users(), indirect=True)
+def test_number_taken(lab, terminals):
+    """The number of a pseudo-terminal is taken at the restart: it gets another one, and that is said."""
+    need("script", "bash")
+    old, new = terminals(), terminals()
+    launch(lab, old, "script", "-q", "-c", "bash --norc --noprofile", lab.path("typescript"))
+    settled(old)
+    old.type("PS1='rea''dy> '; tty\r")
+    old.wait("/dev/pts/")
+    number = int(old.screen.split(b"\r")[0])
+    lab.checkpoint_and_kill()
+    while True:
+        taken = terminals()
+        if int(os.ttyname(taken.slave).rsplit("/", 1)[1]) >= number:
+            break
+    restart(lab, new)
+    new.wait(f"/dev/pts/{number} is taken")
+    settled(new)
+    new.type(f"tty > {lab.path('tty')}; exit 3\r")
+    assert lab.finish() in (0, 3)  # script(1) tells its child's status only if asked
+    assert lab.path("tty").read_text().startswith("/dev/pts/")
+    assert lab.path("tty").read_text() != f"/dev/pts/{number}\n"
+
+
+@pytest.mark.parametrize("user", users(), indirect=True)
 def test_job_control(lab, terminals):
     """A shell that leads the session of the user's terminal, with a job in the background and a stopped one."""
     need("bash")
