@@ -15,6 +15,9 @@
 #define PAGE 4096ull
 #define USER_TOP 0x7ffffffff000ull /* end of user addresses with four levels of page tables */
 
+/* kept.c: all that restore_alloc() gave */
+void restore_free_kept(struct restore *r);
+
 /* --- images.c --- */
 
 /* Open all that the arguments name (images, directories, manifests) into r->procs; checks each one whole. */

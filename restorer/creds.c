@@ -44,7 +44,7 @@ static void read_caps(struct caps *c)
 /* Asked once, in the user namespace of the restart: it takes two calls for each capability. */
 int creds_init(struct restore *r, struct err *err)
 {
-    r->caps = calloc(1, sizeof(*r->caps));
+    r->caps = restore_alloc(r, sizeof(*r->caps));
     if (!r->caps)
         return err_set(err, ENOMEM, "out of memory");
     read_caps(r->caps);

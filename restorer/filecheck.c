@@ -173,7 +173,7 @@ static int check_record(const File *m, struct err *err)
 int file_prepare(struct restore *r, struct robject *o, struct err *err)
 {
     const File *m = (const File *)o->msg;
-    struct rfile *f = calloc(1, sizeof(*f));
+    struct rfile *f = restore_alloc(r, sizeof(*f));
 
     if (!f)
         return err_set(err, ENOMEM, "out of memory");
@@ -181,7 +181,7 @@ int file_prepare(struct restore *r, struct robject *o, struct err *err)
     o->priv = f;
     if (check_record(m, err) < 0)
         return -err->code;
-    f->path = strndup(m->path.len ? (const char *)m->path.data : "", m->path.len);
+    f->path = restore_text(r, &m->path);
     if (!f->path)
         return err_set(err, ENOMEM, "out of memory");
     if (m->proc_pid) {

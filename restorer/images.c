@@ -406,6 +406,7 @@ void images_close(struct restore *r)
         free(ix->ofd);
     }
     free(ix);
+    restore_free_kept(r);
     r->index = NULL;
     r->procs = NULL;
     r->objects = NULL;

@@ -58,7 +58,7 @@ static int inet_prepare(struct restore *r, struct robject *o, struct err *err)
 {
     const Inet *m = (const Inet *)o->msg;
     struct rsockets *s = rsockets_of(r, err);
-    struct rinet *u = calloc(1, sizeof(*u));
+    struct rinet *u = restore_alloc(r, sizeof(*u));
 
     if (!s || !u)
         return err_set(err, ENOMEM, "out of memory");
@@ -95,7 +95,7 @@ static int inet_rebuild(struct restore *r, struct robject *o, struct err *err)
     if (s->inet_built)
         return 0;
     s->inet_built = true;
-    s->inets = calloc(s->n_inets + 1, sizeof(*s->inets));
+    s->inets = restore_alloc(r, (s->n_inets + 1) * sizeof(*s->inets));
     if (!s->inets)
         return err_set(err, ENOMEM, "out of memory");
     for (struct robject *k = r->objects; k; k = k->next)

@@ -176,8 +176,9 @@ static const char *manifest_of(char *const *names, int n)
 
 int main(int argc, char **argv)
 {
-    struct command c = {0};
-    struct restore r = {.report = -1};
+    /* They live as long as the program and are not taken apart at its end. */
+    static struct command c;
+    static struct restore r = {.report = -1};
     struct driver_config config = {.options = &c.o};
     struct err err = {0};
     int rc = FAIL_GENERAL, report = -1, res;

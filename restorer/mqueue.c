@@ -94,7 +94,7 @@ static int make_queue(struct robject *o, struct queue *q, struct err *err)
 static int mqueue_rebuild(struct restore *r, struct robject *o, struct err *err)
 {
     const Mqueue *m = mqueue_of(o);
-    struct queue *q = calloc(1, sizeof(*q));
+    struct queue *q = restore_alloc(r, sizeof(*q));
 
     if (!q)
         return err_set(err, ENOMEM, "out of memory");

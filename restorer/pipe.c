@@ -37,9 +37,8 @@ static bool is_fifo(int fd)
 static int pipe_prepare(struct restore *r, struct robject *o, struct err *err)
 {
     const Pipe *m = pipe_of(o);
-    struct rpipe *k = calloc(1, sizeof(*k));
+    struct rpipe *k = restore_alloc(r, sizeof(*k));
 
-    (void)r;
     if (!k)
         return err_set(err, ENOMEM, "out of memory");
     o->priv = k;
@@ -49,7 +48,7 @@ static int pipe_prepare(struct restore *r, struct robject *o, struct err *err)
     if (memchr(m->fifo_path.data, '\0', m->fifo_path.len) || m->fifo_path.data[0] != '/' ||
         m->fifo_path.len >= PATH_MAX)
         return err_set(err, EINVAL, "a path that cannot be one");
-    k->path = strndup((const char *)m->fifo_path.data, m->fifo_path.len);
+    k->path = restore_text(r, &m->fifo_path);
     if (!k->path)
         return err_set(err, ENOMEM, "out of memory");
     if (m->deleted)

@@ -104,8 +104,13 @@ struct restore {
     size_t xstate_size;    /* of this CPU (regs.c) */
     struct vdso *vdso;     /* of this kernel (vdso.c) */
     struct rsockets *sockets; /* socket.h */
-    void *priv;
+    struct kept *kept;     /* what restore_alloc() gave */
 };
+
+/* Zeroed memory that lives until images_close(); NULL if there is none. */
+void *restore_alloc(struct restore *r, size_t size);
+/* The bytes as a text, kept as long. */
+char *restore_text(struct restore *r, const ProtobufCBinaryData *bytes);
 
 struct rebuild_ops {
     uint32_t kind;

@@ -40,9 +40,8 @@ static bool is_huge(const Shm *m)
 static int shm_prepare(struct restore *r, struct robject *o, struct err *err)
 {
     const Shm *m = shm_of(o);
-    struct rshm *k = calloc(1, sizeof(*k));
+    struct rshm *k = restore_alloc(r, sizeof(*k));
 
-    (void)r;
     if (!k)
         return err_set(err, ENOMEM, "out of memory");
     k->map_read = -1;

@@ -25,7 +25,7 @@
 struct rsockets *rsockets_of(struct restore *r, struct err *err)
 {
     if (!r->sockets)
-        r->sockets = calloc(1, sizeof(struct rsockets));
+        r->sockets = restore_alloc(r, sizeof(struct rsockets));
     if (!r->sockets)
         err_set(err, ENOMEM, "out of memory");
     else

@@ -87,10 +87,10 @@ static void set_node(const Tty *m, int slave)
         log_trace("/dev/pts/%u: mode: %s", m->index, strerror(errno));
 }
 
-static int make_pty(const struct restore *r, struct robject *o, struct err *err)
+static int make_pty(struct restore *r, struct robject *o, struct err *err)
 {
     const Tty *m = tty_of(o);
-    struct rtty *t = calloc(1, sizeof(*t));
+    struct rtty *t = restore_alloc(r, sizeof(*t));
     int index = -1, unlocked = 0;
 
     if (!t)

@@ -37,7 +37,7 @@ static int unix_prepare(struct restore *r, struct robject *o, struct err *err)
 {
     const Unix *m = (const Unix *)o->msg;
     struct rsockets *s = rsockets_of(r, err);
-    struct runix *u = calloc(1, sizeof(*u));
+    struct runix *u = restore_alloc(r, sizeof(*u));
     size_t max = sizeof(((struct sockaddr_un *)0)->sun_path);
 
     if (!s || !u)
@@ -83,7 +83,7 @@ static int unix_rebuild(struct restore *r, struct robject *o, struct err *err)
     if (s->unix_built)
         return 0;
     s->unix_built = true;
-    s->unixes = calloc(s->n_unixes + 1, sizeof(*s->unixes));
+    s->unixes = restore_alloc(r, (s->n_unixes + 1) * sizeof(*s->unixes));
     if (!s->unixes)
         return err_set(err, ENOMEM, "out of memory");
     for (struct robject *k = r->objects; k; k = k->next)

@@ -51,7 +51,7 @@ static int take_line(struct vdso *v, const char *line, struct err *err)
 int vdso_locate(struct restore *r, struct err *err)
 {
     _cleanup_free_ char *maps = NULL;
-    struct vdso *v = calloc(1, sizeof(*v));
+    struct vdso *v = restore_alloc(r, sizeof(*v));
     const uint8_t *insn;
 
     if (!v)
