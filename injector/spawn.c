@@ -67,7 +67,7 @@ static int child_ready(struct inj *c, struct err *err)
 /* In the child: nothing of the C library is used any more. */
 static void __attribute__((noreturn)) become_parasite(uint64_t base, uint64_t slot, uint64_t stack)
 {
-    __asm__ volatile("movq %0, %%rsp\n\tmovq %1, %%rdi\n\tjmp *%2" : : "r"(stack), "r"(slot), "r"(base) : "memory");
+    __asm__ volatile("movq %0, %%rsp\n\tjmp *%2" : : "r"(stack), "D"(slot), "r"(base) : "memory");
     __builtin_unreachable();
 }
 
