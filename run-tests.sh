@@ -62,7 +62,7 @@ run meson meson test -C $build --no-rebuild --print-errorlogs
 set -- -p no:cacheprovider "$@"
 if /usr/bin/python3 -c "import xdist" 2>/dev/null; then
     # Most tests wait most of the time.
-    set -- -n "${DMTCP_TEST_JOBS:-$(($(nproc) + 1))}" "$@"
+    set -- -n "${DMTCP_TEST_JOBS:-$(($(nproc) + 1))}" --dist loadgroup "$@"
 fi
 if [ -n "$sanitize$quick" ]; then
     set -- -k "$choice" "$@"

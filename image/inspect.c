@@ -21,6 +21,7 @@ static const char usage[] = "usage: dmtcp_inspect [options] image|directory|mani
                             "      --json     everything, as JSON\n"
                             "      --dot      processes and what they share, as a graph for dot(1)\n"
                             "      --verify   check the images whole, pages included, and say so\n"
+                            "      --bt       the backtraces of all threads too; opens the program's files for it\n"
                             "  -q, --quiet    with --verify: say nothing about good images\n"
                             "      --help, --version\n"
                             "A directory stands for the images of its newest checkpoint.\n";
@@ -30,6 +31,7 @@ enum mode { MODE_TEXT, MODE_JSON, MODE_DOT, MODE_VERIFY };
 struct arguments {
     enum mode mode;
     int quiet;
+    bool backtraces;
     struct inspect_options inspect;
     struct set set;
     unsigned failed; /* images that could not be shown */
@@ -163,6 +165,8 @@ static int show(struct arguments *a, struct err *err)
         return 0;
     if (set_ready(&a->set, err) < 0)
         return -err->code;
+    if (a->backtraces && inspect_backtraces(&a->set, err) < 0)
+        return -err->code;
     if (a->mode == MODE_JSON)
         return inspect_json(stdout, &a->set, err);
     if (a->mode == MODE_DOT)
@@ -175,12 +179,13 @@ static int show(struct arguments *a, struct err *err)
 /* 0: go on; 1: done; 2: wrong use. */
 static int parse(struct arguments *a, int argc, char **argv)
 {
-    enum { OPT_JSON = 256, OPT_DOT, OPT_VERIFY, OPT_HELP, OPT_VERSION };
+    enum { OPT_JSON = 256, OPT_DOT, OPT_BT, OPT_VERIFY, OPT_HELP, OPT_VERSION };
     static const struct option options[] = {
         {"all", no_argument, NULL, 'a'},
         {"summary", no_argument, NULL, 's'},
         {"json", no_argument, NULL, OPT_JSON},
         {"dot", no_argument, NULL, OPT_DOT},
+        {"bt", no_argument, NULL, OPT_BT},
         {"verify", no_argument, NULL, OPT_VERIFY},
         {"quiet", no_argument, NULL, 'q'},
         {"help", no_argument, NULL, OPT_HELP},
@@ -205,6 +210,9 @@ static int parse(struct arguments *a, int argc, char **argv)
             break;
         case OPT_DOT:
             a->mode = MODE_DOT;
+            break;
+        case OPT_BT:
+            a->backtraces = true;
             break;
         case OPT_VERIFY:
             a->mode = MODE_VERIFY;

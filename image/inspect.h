@@ -74,6 +74,12 @@ struct inspect_options {
     struct print_limits limits;
 };
 
+/*
+ * Fill in the backtraces of all threads. Opens the programs' files (executables, libraries) by the names that are in
+ * the images, and trusts them as far as libunwind does.
+ */
+int inspect_backtraces(struct set *s, struct err *err);
+
 void inspect_text(FILE *out, const struct set *s, const struct inspect_options *options);
 void inspect_memory(FILE *out, const struct set *s,
                     const struct view *v); /* part of the text: the memory map */

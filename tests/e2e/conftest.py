@@ -28,8 +28,15 @@ def pytest_configure(config):
         pass
 
 
+# They look at the numbers of pseudo-terminals, which all of the machine share: one after the other.
+PTY_TESTS = ("test_terminals.py", "[file_pty", "vim")
+
+
 def pytest_collection_modifyitems(items):
     """Expected failures are in known_failures.txt, each with its reason."""
+    for item in items:
+        if any(part in item.nodeid for part in PTY_TESTS):
+            item.add_marker(pytest.mark.xdist_group("pty"))
     known = []
     for line in (pathlib.Path(__file__).parent / "known_failures.txt").read_text().splitlines():
         name, colon, reason = line.partition(":")

@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "image/image.pb-c.h"
+#include "restorer/core.h"
 #include "restorer/file.h"
 
 extern const struct rebuild_ops file_ops;
@@ -129,12 +130,9 @@ static int teardown(void **state)
     image_free(w->home.image);
     if (w->object.fd >= 0)
         close(w->object.fd);
-    if (f) {
-        if (f->map_read >= 0)
-            close(f->map_read);
-        free(f->path);
-    }
-    free(f);
+    if (f && f->map_read >= 0)
+        close(f->map_read);
+    restore_free_kept(&w->restore);
     unlink(w->path);
     rmdir(w->dir);
     free(w);
@@ -409,12 +407,8 @@ static void hostile_records(void **state)
         struct err err = {0};
 
         w->msg.path = (ProtobufCBinaryData){lengths[i], (uint8_t *)paths[i]};
-        free(w->object.priv);
-        w->object.priv = NULL;
         assert_true(prepare(w, &err) < 0);
     }
-    free(w->object.priv);
-    w->object.priv = NULL;
     w->msg.path = (ProtobufCBinaryData){6, (uint8_t *)"../mem"};
     w->msg.proc_pid = 1;
     expect_refusal(w, "leaves /proc/PID");
