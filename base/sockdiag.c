@@ -109,12 +109,18 @@ bool inet_is_any(const struct inet_end *e)
     return !memcmp(e->addr, any, 16) || !memcmp(e->addr, any4, 16);
 }
 
-const char *inet_text(const struct inet_end *e, char *buf, size_t size)
+bool inet_is_v4(const struct inet_end *e)
 {
     static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+
+    return !memcmp(e->addr, mapped, sizeof(mapped));
+}
+
+const char *inet_text(const struct inet_end *e, char *buf, size_t size)
+{
     char a[INET6_ADDRSTRLEN];
 
-    if (!memcmp(e->addr, mapped, 12))
+    if (inet_is_v4(e))
         snprintf(buf, size, "%s:%u", inet_ntop(AF_INET, e->addr + 12, a, sizeof(a)), e->port);
     else
         snprintf(buf, size, "[%s]:%u", inet_ntop(AF_INET6, e->addr, a, sizeof(a)), e->port);

@@ -63,6 +63,7 @@ int tcp_state(int fd, struct tcp_state *s, struct err *err);
 /* Compare sockaddrs of either family as ends; false: not an internet address. */
 bool inet_end_of(const void *sockaddr, size_t len, struct inet_end *e);
 bool inet_same(const struct inet_end *a, const struct inet_end *b);
+bool inet_is_v4(const struct inet_end *e);  /* in IPv6-mapped form */
 bool inet_is_any(const struct inet_end *e); /* the address is the wildcard */
 
 /* "127.0.0.1:80", "[::1]:80" in buf. */

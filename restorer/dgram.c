@@ -60,7 +60,6 @@ int dgram_build(struct rinet *u, struct err *err)
 {
     union address a;
     socklen_t len = inet_address(&u->m->local, &a);
-    char text[64];
 
     u->fd = socket_make(u->m->socket, err);
     if (u->fd < 0)
@@ -70,7 +69,7 @@ int dgram_build(struct rinet *u, struct err *err)
     else if (u->m->socket->type == SOCK_RAW)
         a.v6.sin6_port = 0;
     if ((u->local.port || !inet_is_any(&u->local)) && bind(u->fd, &a.sa, len) < 0)
-        return err_errno(err, "%s", inet_text(&u->local, text, sizeof(text)));
+        return inet_bind_error(&u->local, errno, err);
     for (size_t i = 0; i < u->m->n_groups; i++)
         if (join_group(u, u->m->groups[i], err) < 0)
             return -err->code;

@@ -287,7 +287,8 @@ void driver_run(struct restore *r, const struct driver_config *config)
     const char *trace = getenv("DMTCP_RESTART_LOG");
     if (trace)
         log_to_fd(open(trace, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
-    if (step_aside(r, &err) < 0 || restore_all(r, &err) < 0 || join(r, config, &err) < 0)
+    if (step_aside(r, &err) < 0 || restore_all(r, &err) < 0 || join(r, config, &err) < 0 ||
+        go_objects(r, &err) < 0)
         give_up(r, &err);
     if (!config->coord)
         just_let_go(r);

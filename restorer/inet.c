@@ -54,6 +54,27 @@ static int check(const Inet *m, struct err *err)
     return 0;
 }
 
+bool inet_keeps(const struct restore *r, const Inet *m)
+{
+    return r->options.ext_tcp != EXT_TCP_RESET && m->ext != EXT_RESET;
+}
+
+/* What dmtcp_restart was told about connections that lead out. */
+static int check_outside(const struct restore *r, const struct rinet *u, struct err *err)
+{
+    char text[64];
+
+    if (u->m->peer_state != PEER_OUTSIDE || !u->m->remote.len)
+        return 0;
+    if (r->options.ext_tcp == EXT_TCP_REFUSE)
+        return err_set(err, ENOTSUP, "a connection with %s outside of the computation (--ext-tcp=refuse)",
+                       inet_text(&u->remote, text, sizeof(text)));
+    if (r->options.ext_tcp == EXT_TCP_KEEP && u->m->ext == EXT_RESET)
+        return err_set(err, ENOTSUP, "the connection with %s was given up at the checkpoint (--ext-tcp=reset there)",
+                       inet_text(&u->remote, text, sizeof(text)));
+    return 0;
+}
+
 static int inet_prepare(struct restore *r, struct robject *o, struct err *err)
 {
     const Inet *m = (const Inet *)o->msg;
@@ -70,7 +91,7 @@ static int inet_prepare(struct restore *r, struct robject *o, struct err *err)
     inet_end_of(m->local.data, m->local.len, &u->local);
     if (m->remote.len)
         inet_end_of(m->remote.data, m->remote.len, &u->remote);
-    return 0;
+    return check_outside(r, u, err);
 }
 
 static int find_peer(const struct restore *r, struct rinet *u, struct err *err)
@@ -133,6 +154,16 @@ static int inet_refill(struct restore *r, struct robject *o, struct err *err)
     return tcp_fill(s, err) < 0 || dgram_fill(s, err) < 0 ? -err->code : 0;
 }
 
+static int inet_go(struct restore *r, struct robject *o, struct err *err)
+{
+    struct rsockets *s = r->sockets;
+
+    if (s->inet_lives)
+        return 0;
+    s->inet_lives = true;
+    return tcp_keep_live(s, err);
+}
+
 const struct rebuild_ops inet_ops = {
     .kind = KIND_INET,
     .descriptor = &inet__descriptor,
@@ -140,4 +171,5 @@ const struct rebuild_ops inet_ops = {
     .rebuild = inet_rebuild,
     .open = inet_open,
     .refill = inet_refill,
+    .go = inet_go,
 };

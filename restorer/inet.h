@@ -30,7 +30,11 @@ struct rinet {
     bool joined;        /* is connected, or was */
     bool listening;
     bool widened;
+    bool kept, adopted; /* tcpkeep.c: in repair mode until all else stands; the very socket that the old program had */
 };
+
+/* Is a connection that leads out to be kept (or else reset)? */
+bool inet_keeps(const struct restore *r, const Inet *m);
 
 bool rinet_is_tcp(const struct rinet *u);
 
@@ -47,6 +51,7 @@ socklen_t inet_address(const ProtobufCBinaryData *from, union address *a);
  * may, else waited for.
  */
 int inet_bind(int fd, const union address *a, socklen_t len, struct err *err);
+int inet_bind_error(const struct inet_end *e, int error, struct err *err); /* why bind(2) failed */
 
 /*
  * Connect a new socket from a local address, port included, to another; returns when it is connected, or with
@@ -57,6 +62,11 @@ int inet_connect(int fd, const ProtobufCBinaryData *local, const ProtobufCBinary
 int tcp_build(struct rsockets *s, struct err *err);  /* tcpbuild.c */
 int tcp_join(struct rsockets *s, struct err *err);   /* tcpjoin.c: connections */
 int tcp_fill(struct rsockets *s, struct err *err);   /* tcpfill.c */
+/* tcpkeep.c: a connection that leads out; then, when nothing can fail any more, let them live. */
+int tcp_keep(struct rsockets *s, struct rinet *u, struct err *err);
+int tcp_keep_live(struct rsockets *s, struct err *err);
+int tcp_adopt(struct rsockets *s, const struct rinet *u); /* tcpadopt.c: an fd; -ENOENT: nobody holds it */
+void tcp_adopt_end(struct rsockets *s);
 int dgram_build(struct rinet *u, struct err *err);   /* dgram.c */
 int dgram_fill(struct rsockets *s, struct err *err);
 

@@ -60,17 +60,26 @@ static int get_over(const struct inet_end *e, int64_t since, bool *cleared, bool
     return 0;
 }
 
+int inet_bind_error(const struct inet_end *e, int error, struct err *err)
+{
+    char text[64];
+
+    inet_text(e, text, sizeof(text));
+    if (error == EADDRNOTAVAIL)
+        return err_set(err, error, "the address of %s is none of this host's any more", text);
+    return err_set(err, error, "%s: %s", text, strerror(error));
+}
+
 int inet_bind(int fd, const union address *a, socklen_t len, struct err *err)
 {
     int64_t since = now_ms();
     struct inet_end e;
     bool cleared = false;
-    char text[64];
 
     inet_end_of(a, len, &e);
     while (bind(fd, &a->sa, len) < 0) {
         if (errno != EADDRINUSE || e.port == 0)
-            return err_errno(err, "%s", inet_text(&e, text, sizeof(text)));
+            return inet_bind_error(&e, errno, err);
         if (get_over(&e, since, &cleared, true, err) < 0)
             return -err->code;
     }
@@ -172,7 +181,7 @@ int inet_connect(int fd, const ProtobufCBinaryData *local, const ProtobufCBinary
             continue;
         }
         if (bound < 0 && bound != -EADDRINUSE)
-            return err_set(err, -bound, "%s: %s", inet_text(&e, text, sizeof(text)), strerror(-bound));
+            return inet_bind_error(&e, -bound, err);
         if (get_over(&e, since, &cleared, false, err) < 0)
             return -err->code;
     }

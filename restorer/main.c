@@ -64,7 +64,7 @@ static void usage(void)
            "  --pids-must-match       fail when a pid is taken instead\n"
            "  --ignore-cpu-features   restore although this CPU lacks something that was in use\n"
            "  --skip-file-checks      open files although they are not as they were\n"
-           "  --ext-tcp keep|reset    connections that lead out of the computation\n\n"
+           "  --ext-tcp keep|reset|refuse  TCP connections that lead out of the computation\n\n"
            "See " PROGRAM "(1).\n",
            options_common_help);
 }
@@ -102,7 +102,7 @@ static int take(struct command *c, int opt, const char *arg, struct err *err)
     case OPT_EXT_TCP:
         if (strcmp(arg, "keep") && strcmp(arg, "reset") && strcmp(arg, "refuse"))
             return err_set(err, EINVAL, "--ext-tcp %s: use keep, reset or refuse", arg);
-        c->restore.ext_tcp = !strcmp(arg, "keep") ? 1 : !strcmp(arg, "reset") ? 2 : 0;
+        c->restore.ext_tcp = !strcmp(arg, "keep") ? EXT_TCP_KEEP : !strcmp(arg, "reset") ? EXT_TCP_RESET : EXT_TCP_REFUSE;
         return 0;
     case OPT_MEANINGLESS:
         return 0;

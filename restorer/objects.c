@@ -60,6 +60,11 @@ int arm_kinds(struct restore *r, struct err *err)
     return each(r, offsetof(struct rebuild_ops, arm), err);
 }
 
+int go_objects(struct restore *r, struct err *err)
+{
+    return each(r, offsetof(struct rebuild_ops, go), err);
+}
+
 int last_objects(struct restore *r, struct err *err)
 {
     return each(r, offsetof(struct rebuild_ops, last), err);

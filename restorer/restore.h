@@ -72,6 +72,12 @@ struct rofd {
     struct rofd *next;
 };
 
+/* --ext-tcp. Not said: as the image says. */
+#define EXT_TCP_UNSAID 0u
+#define EXT_TCP_KEEP   1u
+#define EXT_TCP_RESET  2u
+#define EXT_TCP_REFUSE 3u
+
 struct restore_options {
     bool no_strict_checking;
     bool in_new_pidns, pids_must_match;
@@ -79,7 +85,7 @@ struct restore_options {
     bool ignore_cpu;       /* --ignore-cpu-features */
     int stdio[3];          /* what stands in for outside streams */
     const char *restartdir, *tmpdir;
-    uint32_t ext_tcp;
+    uint32_t ext_tcp;      /* EXT_TCP_* */
 };
 
 struct restore {
@@ -137,6 +143,8 @@ struct rebuild_ops {
     int (*arm)(struct restore *r, struct robject *o, struct err *err);
     /* After that, with every process's own credentials: what remembers those of its maker. */
     int (*last)(struct restore *r, struct robject *o, struct err *err);
+    /* Everything stands and the coordinator has agreed: what others outside see of it. Should not fail any more. */
+    int (*go)(struct restore *r, struct robject *o, struct err *err);
 };
 
 extern const struct rebuild_ops *const restorer_kinds[]; /* kinds.c; NULL at the end */
@@ -156,5 +164,6 @@ int refill_objects(struct restore *r, struct err *err);     /* content, epoll it
 /* Threads exist, all else is done: timers, seals, who gets SIGIO. From here on the program may notice things. */
 int arm_objects(struct restore *r, struct err *err);
 int last_objects(struct restore *r, struct err *err);       /* after thread_host() */
+int go_objects(struct restore *r, struct err *err);         /* the very last step */
 
 #endif

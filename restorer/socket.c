@@ -145,7 +145,7 @@ static int set_buffers(int fd, const Socket *m, struct err *err)
     return 0;
 }
 
-int socket_late(int fd, const Socket *m, struct err *err)
+int socket_options(int fd, const Socket *m, struct err *err)
 {
     if (set_buffers(fd, m, err) < 0)
         return -err->code;
@@ -154,6 +154,11 @@ int socket_late(int fd, const Socket *m, struct err *err)
             !(m->options[i]->level == SOL_SOCKET && m->options[i]->name == SO_LOCK_FILTER) &&
             set_option(fd, m->options[i], err) < 0)
             return -err->code;
+    return 0;
+}
+
+int socket_filter(int fd, const Socket *m, struct err *err)
+{
     if (set_filter(fd, m, err) < 0)
         return -err->code;
     for (size_t i = 0; i < m->n_options; i++)
@@ -161,6 +166,11 @@ int socket_late(int fd, const Socket *m, struct err *err)
             set_option(fd, m->options[i], err) < 0)
             return -err->code;
     return 0;
+}
+
+int socket_late(int fd, const Socket *m, struct err *err)
+{
+    return socket_options(fd, m, err) < 0 ? -err->code : socket_filter(fd, m, err);
 }
 
 void socket_widen(int fd, int option)

@@ -20,9 +20,11 @@ struct rsockets {
     bool unix_built, unix_filled;
     struct rinet **inets; /* inet.c: all internet sockets */
     size_t n_inets;
-    bool inet_built, inet_filled;
+    bool inet_built, inet_filled, inet_lives;
     struct rinet **listening; /* tcpjoin.c: those that listen by now */
     size_t n_listening;
+    struct held *held;        /* tcpadopt.c: sockets of programs that were killed after their checkpoint */
+    bool looked_for_held;
 };
 struct rsockets *rsockets_of(struct restore *r, struct err *err);
 
@@ -38,6 +40,10 @@ int socket_early(int fd, const Socket *m, struct err *err);
 
 /* All options, the filter and the buffer sizes: last of all, since they change what is sent and received. */
 int socket_late(int fd, const Socket *m, struct err *err);
+
+/* Its two parts: options and sizes; the filter, and that it is locked. */
+int socket_options(int fd, const Socket *m, struct err *err);
+int socket_filter(int fd, const Socket *m, struct err *err);
 
 /*
  * While queues are filled: as much room as the system gives. The image's own sizes come with

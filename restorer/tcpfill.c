@@ -180,11 +180,11 @@ static int finish(struct rinet *u, struct err *err)
 int tcp_fill(struct rsockets *s, struct err *err)
 {
     for (size_t i = 0; i < s->n_inets; i++)
-        if (rinet_is_tcp(s->inets[i]) && fill(s->inets[i], err) < 0)
+        if (rinet_is_tcp(s->inets[i]) && !s->inets[i]->kept && fill(s->inets[i], err) < 0)
             return err_wrap(err, "TCP socket %llu", (unsigned long long)s->inets[i]->m->socket->ino);
     for (size_t i = 0; i < s->n_inets; i++) {
         struct rinet *u = s->inets[i];
-        if (rinet_is_tcp(u) && (part(u, err) < 0 || end_streams(u, err) < 0 || finish(u, err) < 0))
+        if (u->kept ? socket_options(u->fd, u->m->socket, err) < 0 : rinet_is_tcp(u) && (part(u, err) < 0 || end_streams(u, err) < 0 || finish(u, err) < 0))
             return err_wrap(err, "TCP socket %llu", (unsigned long long)u->m->socket->ino);
     }
     return 0;

@@ -233,7 +233,7 @@ static int join_ended(struct rinet *u, struct err *err)
 
 /* ---- all ---- */
 
-static int join_one(const struct rsockets *s, struct rinet *u, struct err *err)
+static int join_one(struct rsockets *s, struct rinet *u, struct err *err)
 {
     struct side mine = side_of(u), theirs;
 
@@ -241,8 +241,8 @@ static int join_one(const struct rsockets *s, struct rinet *u, struct err *err)
         return 0;
     if (u->m->state == TCP_CLOSE)
         return u->m->got_fin ? join_ended(u, err) : 0;
-    if (u->m->peer_state == PEER_OUTSIDE && u->m->ext == EXT_RESET)
-        return join_ended(u, err);
+    if (u->m->peer_state == PEER_OUTSIDE)
+        return inet_keeps(s->r, u->m) ? tcp_keep(s, u, err) : join_ended(u, err);
     if (!u->m->remote.len || (u->m->peer_state != PEER_OBJECT && u->m->peer_state != PEER_CLOSED))
         return err_set(err, EINVAL, "a connection with nobody");
     if (u->peer == u)

@@ -117,6 +117,7 @@ void checkpoint_resume(struct checkpoint *k)
     for (struct object *o = k->c.objects; o; o = o->next)
         if (o->ops->release)
             o->ops->release(&k->c, o);
+    tcp_keep_end(&k->c);
     for (size_t i = 0; i < k->c.nprocs; i++)
         if (!k->c.procs[i]->zombie && leave_process(&k->c, k->c.procs[i], &err) < 0 && err.code != ESRCH)
             log_warn("%s", err.msg);

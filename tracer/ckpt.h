@@ -121,13 +121,20 @@ struct ofd {
     struct ofd *next;
 };
 
+/* TCP connections that lead out of the computation. Not said: they are kept if we may, else refused. */
+#define EXT_TCP_UNSAID 0u
+#define EXT_TCP_KEEP   1u
+#define EXT_TCP_RESET  2u
+#define EXT_TCP_REFUSE 3u
+
 struct ckpt_options {
     bool save_open_files;
     bool allow_file_overwrite;
     int compress, level;
     int keep;
     const char *ckptdir;
-    uint32_t ext_tcp; /* 0 refuse, 1 keep, 2 reset */
+    uint32_t ext_tcp; /* EXT_TCP_* */
+    bool hold;        /* the program is killed when the images are there */
 };
 
 /* How far CLOCK_MONOTONIC is ahead of the scheduler's clock of each CPU (calls.c). */
@@ -151,6 +158,7 @@ struct ckpt {
     uint64_t generation;
     void *tracer;
     void *sockets;     /* socket.h's own */
+    bool killed;       /* every process, by us: nothing is put back */
 };
 
 /*
@@ -210,6 +218,8 @@ struct ofd *ckpt_find_ofd(struct ckpt *c, struct proc *p, int fd);
  * would be told. Close it soon: while it is open, the end of a pipe or socket looks alive. -errno and err.
  */
 int ckpt_get_fd(const struct proc *p, int fd, struct err *err);
+/* tcpkeep.c: every object was released; it has a helper process for what the killed program's peers still send. */
+void tcp_keep_end(struct ckpt *c);
 /* The thread through which /proc and kcmp(2) see the descriptors (the leader may be dead). */
 pid_t ckpt_fd_task(const struct proc *p);
 /* "process 123 (prog): fd 7: " in front of what err says; with fi->fd -1 without the fd. Returns -err->code. */

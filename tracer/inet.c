@@ -100,6 +100,11 @@ static int inet_peek(struct ckpt *c, struct object *o, struct err *err)
     return 0;
 }
 
+static void inet_release(struct ckpt *c, struct object *o)
+{
+    tcp_keep_release(c, o);
+}
+
 const struct kind_ops inet_ops = {
     .kind = KIND_INET,
     .probe = inet_probe,
@@ -107,4 +112,5 @@ const struct kind_ops inet_ops = {
     .match = inet_match,
     .peek_send = inet_settle,
     .peek_receive = inet_peek,
+    .release = inet_release,
 };

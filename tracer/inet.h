@@ -15,6 +15,9 @@ extern const struct kind_ops inet_ops;
 #define PEER_CLOSED  3u
 #define PEER_OUTSIDE 4u
 
+#define EXT_KEEP  1u /* Inet.ext */
+#define EXT_RESET 2u
+
 /* object.priv */
 struct inet_sock {
     const struct fd_info *fi; /* some fd of it */
@@ -25,6 +28,8 @@ struct inet_sock {
     uint32_t waiting;         /* TCP_LISTEN: connections that were found */
     struct object *next;      /* in the hash of tcptable.c */
     const struct inet_entry *entry; /* what sock_diag says of it; NULL: it is in no table */
+    bool is_held;             /* tcpkeep.c: in repair mode, and this fd is a copy of it */
+    int held;
 };
 
 /* inet.c: message of an object; NULL: it is no internet socket, or one of another protocol. */
@@ -36,6 +41,11 @@ int tcp_collect(struct ckpt *c, int fd, struct object *o, struct err *err);
 int tcp_match(struct ckpt *c, struct object *o, struct err *err);
 int tcp_settle(struct ckpt *c, struct object *o, struct err *err);  /* tcpsettle.c */
 int tcp_peek(struct ckpt *c, int fd, struct object *o, struct err *err); /* tcppeek.c */
+int tcp_read_queue(struct ckpt *c, int fd, Inet *m, struct err *err); /* what waits in it, into m->bytes */
+/* tcpkeep.c: a connection that leads out. May we? Read all of it. Put it back; when all are: the helper. */
+int tcp_keep_allowed(int fd, struct err *err);
+int tcp_keep(struct ckpt *c, int fd, struct object *o, struct err *err);
+void tcp_keep_release(struct ckpt *c, struct object *o);
 int dgram_collect(struct ckpt *c, int fd, struct object *o, struct err *err);
 int mcast_collect(struct ckpt *c, int fd, Inet *m, struct err *err); /* mcast.c: the groups that it is in */
 int dgram_peek(struct ckpt *c, int fd, struct object *o, struct err *err);

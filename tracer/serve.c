@@ -68,6 +68,7 @@ static int freeze_phase(struct tracer *t, const Wire__Phase *ph, struct err *err
 
     checkpoint_free(&t->checkpoint);
     trees_options(t, &o);
+    o.hold = ph->hold;
     t->generation = ph->generation;
     t->time = ph->time;
     if (ph->computation && ph->computation[0]) {
@@ -210,7 +211,9 @@ int tracer_serve(struct tracer *t, const Wire__Msg *msg, struct err *err)
     case WIRE__MSG__BODY_CHECKPOINT_END:
         if (msg->checkpoint_end->complete)
             remove_old(msg->checkpoint_end);
-        checkpoint_free(&t->checkpoint);
+        /* Who is to be killed does not run once more before that. */
+        if (!msg->checkpoint_end->complete || !t->checkpoint.c.options.hold)
+            checkpoint_free(&t->checkpoint);
         return 0;
     case WIRE__MSG__BODY_LIST_PROCESSES:
         return serve_list(t, msg, err);

@@ -16,6 +16,8 @@ struct sockets {
     struct fresh *fresh;       /* sockopt.c: the options that new sockets have */
     struct tcp_table *tcp;     /* tcptable.c */
     bool tcp_waiting;          /* tcp.c: connections not accepted yet were looked for */
+    bool has_keeper;           /* tcpkeep.c */
+    int keeper;                /* keeper.h: the channel to it */
 };
 struct sockets *sockets_of(struct ckpt *c, struct err *err); /* NULL when memory is out */
 

@@ -71,16 +71,23 @@ static int outside(struct ckpt *c, struct object *o, struct err *err)
 {
     struct inet_sock *k = o->priv;
     Inet *m = inet_of(o);
+    _cleanup_close_ int fd = -1;
     char text[64];
 
     if (k->fi->stream >= 0)
         return outside_become(c, o, OUTSIDE_SOCKET, k->fi->stream, k->fi->streams, err);
     m->peer_state = PEER_OUTSIDE;
-    m->ext = c->options.ext_tcp;
-    if (m->ext == 2)
+    m->ext = c->options.ext_tcp == EXT_TCP_RESET ? EXT_RESET : EXT_KEEP;
+    if (m->ext == EXT_RESET)
         return 0;
-    return err_set(err, ENOTSUP, "connected to %s outside of the computation (--ext-tcp=reset gives it up)",
-                   inet_text(&k->remote, text, sizeof(text)));
+    err_set(err, ENOTSUP, "--ext-tcp=refuse");
+    if (c->options.ext_tcp != EXT_TCP_REFUSE) {
+        fd = ckpt_get_fd(k->fi->proc, k->fi->fd, err);
+        if (fd >= 0 && tcp_keep_allowed(fd, err) == 0)
+            return 0;
+    }
+    return err_wrap(err, "connected to %s outside of the computation, which --ext-tcp=reset would give up",
+                    inet_text(&k->remote, text, sizeof(text)));
 }
 
 /* The other end is on this host, but no fd leads to it. */

@@ -159,14 +159,22 @@ static int read_queue(struct reader *r, struct err *err)
     return ret;
 }
 
+int tcp_read_queue(struct ckpt *c, int fd, Inet *m, struct err *err)
+{
+    struct reader r = {.c = c, .fd = fd, .m = m};
+
+    return read_queue(&r, err);
+}
+
 int tcp_peek(struct ckpt *c, int fd, struct object *o, struct err *err)
 {
     struct inet_sock *k = o->priv;
     Inet *m = inet_of(o);
-    struct reader r = {.c = c, .fd = fd, .m = m};
 
     if (m->state == TCP_LISTEN || m->state == TCP_SYN_SENT || (m->state == TCP_CLOSE && !m->got_fin))
         return 0;
+    if (m->peer_state == PEER_OUTSIDE && m->ext == EXT_KEEP)
+        return tcp_keep(c, fd, o, err);
     /* Settling may have brought the end of the stream. */
     if (tcp_state(fd, &k->tcp, err) < 0)
         return -err->code;
@@ -176,5 +184,5 @@ int tcp_peek(struct ckpt *c, int fd, struct object *o, struct err *err)
                    k->tcp.state == TCP_LAST_ACK;
     m->got_fin |= k->tcp.state == TCP_CLOSE_WAIT || k->tcp.state == TCP_CLOSING || k->tcp.state == TCP_LAST_ACK;
     m->state = k->tcp.state;
-    return read_queue(&r, err);
+    return tcp_read_queue(c, fd, m, err);
 }

@@ -219,6 +219,7 @@ int trees_kill(struct tracer *t, struct err *err)
         if (follow_update(t->follow, err) < 0)
             return -err->code;
     }
+    t->checkpoint.c.killed = true;
     checkpoint_free(&t->checkpoint);
     return 0;
 }
@@ -276,7 +277,7 @@ void trees_options(const struct tracer *t, struct ckpt_options *o)
         for (size_t k = 0; k < t->trees[i].options->n_extra; k++) {
             const char *e = t->trees[i].options->extra[k];
             if (!strncmp(e, "ext-tcp=", 8))
-                o->ext_tcp = !strcmp(e + 8, "keep") ? 1 : !strcmp(e + 8, "reset") ? 2 : 0;
+                o->ext_tcp = !strcmp(e + 8, "keep") ? EXT_TCP_KEEP : !strcmp(e + 8, "reset") ? EXT_TCP_RESET : EXT_TCP_REFUSE;
         }
     }
 }

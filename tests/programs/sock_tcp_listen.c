@@ -115,8 +115,10 @@ static void make_full(void)
 {
     full_at = any_port();
     full = listen_at(&full_at, 1, false);
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         full_clients[i] = connect_to(&full_at);
+        check_sleep(0.02);
+    }
     late = (int)MUST(socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0));
     check_num(EINPROGRESS, connect(late, (void *)&full_at, sizeof(full_at)) < 0 ? errno : 0, "errno of connect");
 }
