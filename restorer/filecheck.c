@@ -122,8 +122,23 @@ static int plan_unsaved(struct restore *r, const struct robject *o, const File *
     return 0;
 }
 
+/* A disposable file whose place is gone or taken: nobody but the program needs to see it. */
+static bool place_is_gone(const char *path)
+{
+    _cleanup_free_ char *dir = strdup(path);
+    char *slash = dir ? strrchr(dir, '/') : NULL;
+
+    if (slash)
+        slash[slash == dir ? 1 : 0] = '\0';
+    return !slash || access(dir, W_OK | X_OK) < 0;
+}
+
 static int plan_missing(const File *m, struct rfile *f, struct err *err)
 {
+    if (m->disposable && m->content_saved && (errno != ENOENT || place_is_gone(f->path))) {
+        f->plan = FILE_NAMELESS;
+        return 0;
+    }
     if (errno != ENOENT && errno != ENOTDIR)
         return err_errno(err, "%s", f->path);
     if (!m->content_saved)
@@ -141,6 +156,13 @@ static int plan_named(struct restore *r, struct robject *o, const File *m, struc
         return plan_missing(m, f, err);
     if (fstat(o->fd, &st) < 0)
         return err_errno(err, "%s", f->path);
+    if (m->disposable && m->content_saved &&
+        (!S_ISREG(st.st_mode) || !same_host(o) || another_file(o, m, &st))) {
+        close(o->fd);
+        o->fd = -1;
+        f->plan = FILE_NAMELESS;
+        return 0;
+    }
     if ((st.st_mode & S_IFMT) != (m->mode & S_IFMT))
         return err_set(err, ESTALE, "%s is %s, and was %s at the checkpoint", f->path, type_name(st.st_mode),
                        type_name(m->mode));

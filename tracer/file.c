@@ -201,6 +201,18 @@ static int locate(struct ckpt *c, struct proc *p, File *m, const struct stat *st
     return 0;
 }
 
+/*
+ * The counters of a Java virtual machine, which only it and its observers look at: any other one that starts
+ * removes those of processes that do not exist, so a killed program could never go on.
+ */
+static bool counters_of_java(const char *path)
+{
+    const char *name = strrchr(path, '/'), *dir = name ? memrchr(path, '/', (size_t)(name - path)) : NULL;
+
+    return dir && strncmp(dir, "/hsperfdata_", 12) == 0 && name[1] &&
+           strspn(name + 1, "0123456789") == strlen(name + 1);
+}
+
 static int fill(struct ckpt *c, struct proc *p, File *m, const char *via, const struct stat *st,
                 const char *link, struct err *err)
 {
@@ -223,6 +235,7 @@ static int fill(struct ckpt *c, struct proc *p, File *m, const char *via, const 
     m->nlink = st->st_nlink;
     m->mapped_only = true;
     m->overwrite = c->options.allow_file_overwrite;
+    m->disposable = S_ISREG(st->st_mode) && counters_of_java(link);
     if (made)
         m->fs_type = arena_text(c->arena, made);
     if (made && !strcmp(made, "proc"))
@@ -292,7 +305,8 @@ int file_mapped(struct ckpt *c, struct object *o, struct proc *p, const char *vi
     m->written |= write;
     if (!f->content.via)
         f->content.via = via;
-    return m->deleted ? content_extent(c, &f->content, p, e->start, e->end, e->offset, err) : 0;
+    return m->deleted || m->disposable ? content_extent(c, &f->content, p, e->start, e->end, e->offset, err)
+                                       : 0;
 }
 
 struct object *ckpt_file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
@@ -357,7 +371,7 @@ static int file_match(struct ckpt *c, struct object *o, struct err *err)
     (void)err;
     if (!S_ISREG(m->mode) || m->fs_type.len)
         return 0;
-    m->content_saved = m->deleted || (c->options.save_open_files && f->in_table);
+    m->content_saved = m->deleted || m->disposable || (c->options.save_open_files && f->in_table);
     if (f->guessed && m->size < f->content.extent_end)
         m->size = f->content.extent_end;
     return 0;
