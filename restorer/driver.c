@@ -43,6 +43,16 @@ static int each_memory(struct restore *r, int (*step)(struct restore *, struct r
     return 0;
 }
 
+/* The area, with the stack that each thread uses to the end, goes with the process that has the memory: that one is last. */
+static int finish_all(struct restore *r, struct err *err)
+{
+    for (int owners = 0; owners <= 1; owners++)
+        for (size_t i = 0; i < r->nprocs; i++)
+            if (r->procs[i].alive && (r->procs[i].own_mm == NULL) == owners && threads_finish(r, &r->procs[i], err) < 0)
+                return -err->code;
+    return 0;
+}
+
 /*
  * Skeletons are forks of this thread and inherit its rseq registration, whose memory they unmap; the kernel would
  * kill them for that. Nothing here needs it.
@@ -94,7 +104,7 @@ int restore_all(struct restore *r, struct err *err)
     if (namespaces_enter(r, err) < 0 || creds_init(r, err) < 0 || sysv_make_all(r, err) < 0 || tty_make_all(r, err) < 0 ||
         make_skeletons(r, err) < 0 || fill_skeletons(r, err) < 0 || each(r, signals_restore, err) < 0 ||
         each(r, timers_restore, err) < 0 || arm_objects(r, err) < 0 || each(r, thread_host, err) < 0 ||
-        last_objects(r, err) < 0 || each(r, threads_seize, err) < 0 || each(r, threads_finish, err) < 0)
+        last_objects(r, err) < 0 || each(r, threads_seize, err) < 0 || finish_all(r, err) < 0)
         return -err->code;
     stop_again(r);
     log_trace("restart: registers");

@@ -94,8 +94,10 @@ void vdso_park(const struct restore *r, struct rproc *p, struct inj_batch *b)
 
 int vdso_syscall(const struct restore *r, const struct rproc *p, uint64_t *ip, struct err *err)
 {
-    *ip = p->vdso + r->vdso->syscall;
-    return p->vdso && r->vdso->syscall ? 0 : pt_find_syscall(p->inj.pid, ip, err);
+    uint64_t vdso = p->mm_home->vdso; /* placed once for all that share the memory */
+
+    *ip = vdso + r->vdso->syscall;
+    return vdso && r->vdso->syscall ? 0 : pt_find_syscall(p->inj.pid, ip, err);
 }
 
 /* --- another kernel's --- */
