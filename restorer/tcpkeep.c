@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <string.h>
 
 #include "base/util.h"
@@ -260,12 +261,16 @@ static int receive_end(const struct rinet *u, struct err *err)
     return r < 0 ? err_set(err, -r, "the end of the stream that the peer had sent: %s", strerror(-r)) : 0;
 }
 
+/* A peer that does not know the connection any more resets it. That is for the program to see. */
 static int send_rest(const struct rinet *u, struct err *err)
 {
     const TcpRepair *k = u->m->repair;
+    struct pollfd p = {.fd = u->fd};
 
+    if (poll(&p, 1, 0) == 1 && (p.revents & POLLERR))
+        return 0;
     if (k->unsent && queue(u->fd, k->send_queue.data + k->send_queue.len - k->unsent, k->unsent, err) < 0)
-        return -err->code;
+        return err->code == ECONNRESET || err->code == EPIPE ? 0 : -err->code;
     if (u->m->sent_fin && shutdown(u->fd, SHUT_WR) < 0 && errno != ENOTCONN)
         return err_errno(err, "shutdown");
     return 0;

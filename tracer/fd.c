@@ -17,6 +17,7 @@
 #include "tracer/fdinfo.h"
 #include "tracer/lock.h"
 #include "tracer/procfs.h"
+#include "tracer/socket.h"
 
 #define KCMP_FILE  0 /* enum kcmp_type; linux/kcmp.h is not in all header packages */
 #define KCMP_FILES 2
@@ -278,7 +279,10 @@ static const struct kind_ops *kind_of(const struct fd_info *fi, struct err *err)
     for (size_t i = 0; tracer_kinds[i]; i++)
         if (tracer_kinds[i]->probe && tracer_kinds[i]->probe(fi))
             return tracer_kinds[i];
-    err_set(err, ENOTSUP, "this kind of file cannot be saved yet");
+    if (S_ISSOCK(fi->st.st_mode))
+        socket_refuse(fi, err);
+    else
+        err_set(err, ENOTSUP, "this kind of file cannot be saved yet");
     return NULL;
 }
 

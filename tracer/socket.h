@@ -24,6 +24,9 @@ struct sockets *sockets_of(struct ckpt *c, struct err *err); /* NULL when memory
 /* Is this fd a socket of this family? Never fails: a socket that can't be looked at is of no family. */
 bool socket_is(const struct fd_info *fi, int family);
 
+/* sockfamily.c: why a socket that no kind knows can't be saved: an error that names its family. */
+int socket_refuse(const struct fd_info *fi, struct err *err);
+
 /*
  * Family, type, owner, options, buffer sizes of the socket behind `fd` (the tracer's copy). *m is from the
  * arena. Refuses options that can be set but not read back.

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -95,3 +96,17 @@ def nothing_left_behind():
     """Whatever a test started is gone before the next one begins."""
     yield
     harness.kill_all_descendants()
+
+
+@pytest.fixture
+def netns():
+    """A network namespace of the test's own, with its loopback interface up. It is gone when the test is over."""
+    libc = harness.libc
+    before = os.open("/proc/self/ns/net", os.O_RDONLY)
+    if libc.unshare(0x40000000) != 0:
+        os.close(before)
+        pytest.skip("no network namespace can be made here")
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    yield
+    libc.setns(before, 0)
+    os.close(before)

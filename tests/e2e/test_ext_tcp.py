@@ -4,7 +4,6 @@ itself."""
 import ctypes
 import os
 import select
-import signal
 import socket
 import struct
 import subprocess
@@ -79,6 +78,7 @@ class Peer:
         self.socket = socket.create_connection((address, port))
         self.socket.settimeout(20 * harness.SLOW)
         self.file = self.socket.makefile("rb")
+        self.is_deaf = False
 
     def ask(self, text, expected):
         self.send(text)
@@ -91,6 +91,9 @@ class Peer:
         assert self.file.readline().decode() == text + "\n"
 
     def deaf(self, yes):
+        if yes == self.is_deaf:
+            return
+        self.is_deaf = yes
         if not yes:
             self.socket.setsockopt(socket.SOL_SOCKET, 27, 0)  # SO_DETACH_FILTER
             return
@@ -155,20 +158,6 @@ def refused_restart(lab, *words, options=()):
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="keeping connections takes CAP_NET_ADMIN")
 ADDRESSES = ("127.0.0.1", "::1")
-
-
-@pytest.fixture
-def netns():
-    """A network namespace of the test's own, with its loopback interface up. It is gone when the test is over."""
-    libc = harness.libc
-    before = os.open("/proc/self/ns/net", os.O_RDONLY)
-    if libc.unshare(0x40000000) != 0:
-        os.close(before)
-        pytest.skip("no network namespace can be made here")
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    yield
-    libc.setns(before, 0)
-    os.close(before)
 
 
 # -- kept -----------------------------------------------------------------------------------------
@@ -243,8 +232,10 @@ def test_full_queues(lab, address, keeper):
     except BlockingIOError:
         pass
     peer.socket.settimeout(20 * harness.SLOW)
+    peer.deaf(not keeper)  # it sends all the time; nobody may answer that it knows of no such connection
     kill_program(lab, keeper)
     restart(lab)
+    peer.deaf(False)
     lab.write("stop", "")
     received = b""
     while len(received) < sent:
@@ -337,6 +328,21 @@ def test_killed_while_the_network_is_cut(lab):
     peer.deaf(False)
     peer.ask("two", "2: two")
     finish(lab, peer)
+
+
+@root_only
+def test_reset_in_between(lab):
+    """Nothing holds the connection, and the peer sends: it is told that there is no such connection. So is the program."""
+    peer = start(lab, "stuff", "wait", "poll")
+    wait_said(lab, "waits")
+    kill_program(lab, keeper=False)
+    peer.send("anybody there?")
+    lab.wait_until("the peer is told", lambda: peer.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 5)
+    restart(lab)
+    lab.write("stop", "")
+    assert lab.finish() == 0
+    assert said(lab)[-1] == "error 104"
+    peer.close()
 
 
 @root_only
