@@ -24,13 +24,14 @@
 #define CALL_RESTART_BLOCK    2u /* Thread.call_state */
 #define XSAVE_MIN             576u
 
+#define SEIZE_OPTIONS (PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD)
+
 int threads_seize(struct restore *r, struct rproc *p, struct err *err)
 {
-    unsigned long options = PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD;
     int status;
 
     for (size_t i = 0; i < p->nthreads; i++)
-        if (pt_seize(p->threads[i]->tid, options, err) < 0)
+        if (pt_seize(p->threads[i]->tid, SEIZE_OPTIONS, err) < 0)
             return -err->code;
     for (size_t i = 0; i < p->nthreads; i++)
         if (pt_interrupt(p->threads[i]->tid, err) < 0)
@@ -142,7 +143,10 @@ static int install_filters(const struct rproc *p, const Thread *t, uint64_t ip, 
 {
     int64_t ret;
 
-    for (size_t i = t->n_seccomp; i-- > 0;)
+    /* One filter may forbid to install the next. Who may not have them lifted can still be lucky. */
+    if (t->n_seccomp > 1)
+        ptrace(PTRACE_SETOPTIONS, t->tid, NULL, SEIZE_OPTIONS | PTRACE_O_SUSPEND_SECCOMP);
+    for (size_t i = 0; i < t->n_seccomp; i++)
         if (install_filter(p, t, t->seccomp[i], ip, final, err) < 0)
             return -err->code;
     if (t->seccomp_mode != SECCOMP_MODE_STRICT)

@@ -1,6 +1,6 @@
 /*
- * Seccomp filters: three of them, one on top of the other, the last one in one thread only. They still
- * decide as they did, and new children have them too.
+ * Seccomp filters, one on top of the other, the last two in one thread only. They still decide as they did, and new
+ * children have them too. One forbids seccomp(2), by which the next would be installed had it not been by prctl(2).
  */
 #include "tests/programs/seccomp.h"
 
@@ -27,12 +27,18 @@ static void probe(const char *who, int acct, int swapoff, int quotactl)
 
 static void *thread(void *arg)
 {
-    struct sock_filter third[] = {LOAD_NUMBER, ON(SYS_quotactl, FAIL_WITH(ENOTTY)), OTHERWISE(SECCOMP_RET_ALLOW)};
+    struct sock_filter third[] = {LOAD_NUMBER, ON(SYS_seccomp, FAIL_WITH(ENOSPC)), OTHERWISE(SECCOMP_RET_ALLOW)};
+    struct sock_filter fourth[] = {LOAD_NUMBER, ON(SYS_quotactl, FAIL_WITH(ENOTTY)), OTHERWISE(SECCOMP_RET_ALLOW)};
+    struct sock_fprog prog = {sizeof(fourth) / sizeof(fourth[0]), fourth};
 
     INSTALL_FILTER(third);
+    MUST(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &prog));
     __atomic_store_n((int *)arg, 1, __ATOMIC_SEQ_CST);
     check_idle();
-    probe("thread with one more filter", EDOM, EXDEV, ENOTTY);
+    probe("thread with more filters", EDOM, EXDEV, ENOTTY);
+    errno = 0;
+    syscall(SYS_seccomp, ~0u, 0, NULL);
+    check_num(ENOSPC, errno, "thread with more filters: errno of seccomp");
     return NULL;
 }
 
