@@ -74,25 +74,23 @@ uint64_t inj_data(struct inj_batch *b, const void *p, size_t n)
 }
 
 /*
- * The host thread can be stopped while it runs: by a SIGSTOP from outside, which no mask holds back.
- * It is remembered and sent again when the parasite leaves. Everything else is simply continued.
+ * A thread can be stopped while it runs: by a SIGSTOP from outside, which no mask holds back. It is delivered, and
+ * the thread goes on in a process that counts as stopped, and is so when the parasite has left.
  */
-static int look_after_host(struct inj *inj, struct err *err)
+int inj_look_after(const struct inj *inj, pid_t tid, struct err *err)
 {
     siginfo_t si = {0};
     int status;
 
-    if (waitid(P_PID, (id_t)inj->tid, &si, WSTOPPED | WEXITED | WNOHANG | WNOWAIT | __WALL) < 0)
+    if (waitid(P_PID, (id_t)tid, &si, WSTOPPED | WEXITED | WNOHANG | WNOWAIT | __WALL) < 0)
         return 0; /* not traced by us: nothing to look after */
     if (si.si_pid == 0)
         return 0;
     if (si.si_code == CLD_EXITED || si.si_code == CLD_KILLED || si.si_code == CLD_DUMPED)
         return err_set(err, ESRCH, "process %d has ended", inj->pid);
-    if (waitpid(inj->tid, &status, __WALL | WNOHANG) != inj->tid || !WIFSTOPPED(status))
+    if (waitpid(tid, &status, __WALL | WNOHANG) != tid || !WIFSTOPPED(status))
         return 0;
-    if (status >> 16 == 0 && WSTOPSIG(status) == SIGSTOP)
-        inj->stop_seen = true;
-    return pt_cont(inj->tid, 0, err);
+    return pt_cont(tid, pt_sigstop(status), err);
 }
 
 /* Waiting for an answer looks after the host now and then: by a timeout, which costs no call of its own. */
@@ -110,7 +108,7 @@ int inj_wait_msg(struct inj *inj, struct blob_msg *m, struct err *err)
     ssize_t n;
 
     while ((n = recv(inj->ctl, m, sizeof(*m), 0)) < 0 && (errno == EAGAIN || errno == EINTR))
-        if (look_after_host(inj, err) < 0)
+        if (inj_look_after(inj, inj->tid, err) < 0)
             return -err->code;
     if (n == 0 || (n < 0 && errno == ECONNRESET))
         return err_set(err, ESRCH, "process %d has ended", inj->pid);

@@ -4,5 +4,6 @@
 
 extern const unsigned char blob_code[];
 extern const unsigned int blob_code_size;
+extern const unsigned int blob_guard_at, blob_guard_size; /* the guard within it: entry.S */
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * Into a running program and out again. Until the control socket stands, system calls are stepped one by one
- * (ptrace.h says what that window is); from then on the parasite can return by itself.
+ * Into a running program and out again. Until the control socket stands, and when it is closed, system calls are
+ * made one by one, under guard (guard.h); in between the parasite can return by itself.
  */
 #include "injector/inject.h"
 
@@ -18,14 +18,9 @@
 
 #include "base/util.h"
 #include "injector/blob_code.h"
+#include "injector/guard.h"
 #include "injector/layout.h"
 #include "injector/ptrace.h"
-
-/* Results with which the kernel asks itself to restart a system call (include/linux/errno.h). */
-#define ERESTARTSYS           512
-#define ERESTARTNOINTR        513
-#define ERESTARTNOHAND        514
-#define ERESTART_RESTARTBLOCK 516
 
 uint64_t inj_area_size(uint32_t slots)
 {
@@ -44,34 +39,9 @@ uint64_t inj_slot_stack(const struct inj *inj, uint32_t i)
     return stacks + HOST_STACK + (uint64_t)i * INJ_SLOT_STACK;
 }
 
-/* What the registers must be for a thread that returns without the kernel's restart logic. */
-static void heal_regs(struct blob_regs *out, const struct user_regs_struct *in)
+static int guarded(struct inj *inj, int64_t *ret, struct err *err, const char *what, long nr, const uint64_t arg[6])
 {
-    *out = (struct blob_regs){
-        in->r15, in->r14, in->r13, in->r12, in->rbp, in->rbx, in->r11, in->r10, in->r9, in->r8,
-        in->rax, in->rcx, in->rdx, in->rsi, in->rdi, in->rip, in->cs, in->eflags, in->rsp, in->ss,
-    };
-    if ((int64_t)in->orig_rax < 0)
-        return;
-    switch (-(int64_t)in->rax) {
-    case ERESTARTSYS:
-    case ERESTARTNOINTR:
-    case ERESTARTNOHAND:
-        out->rax = in->orig_rax;
-        out->rip -= 2;
-        break;
-    case ERESTART_RESTARTBLOCK:
-        out->rax = SYS_restart_syscall;
-        out->rip -= 2;
-        break;
-    default:
-        break;
-    }
-}
-
-static int stepped(struct inj *inj, int64_t *ret, struct err *err, const char *what, long nr, const uint64_t arg[6])
-{
-    if (pt_syscall(inj->tid, inj->syscall_ip, &inj->regs, ret, nr, arg, err) < 0)
+    if (pt_call(inj->tid, &inj->call, ret, nr, arg, err) < 0)
         return err_wrap(err, "%s", what);
     if (inj_failed(*ret))
         return err_set(err, (int)-*ret, "process %d: %s: %s", inj->pid, what, strerror((int)-*ret));
@@ -102,16 +72,16 @@ static int make_area(struct inj *inj, struct err *err)
     const uint64_t arg[6] = {0, inj->size, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, ~0ull, 0};
     int64_t at, r;
 
-    r = stepped(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
+    r = guarded(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
     if (r == -ENOMEM && raise_limit(inj) == 0)
-        r = stepped(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
+        r = guarded(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
     if (r == -ENOMEM)
         return err_wrap(err, "it has no room for %llu KiB more (ulimit -v, vm.max_map_count)",
                         (unsigned long long)(inj->size >> 10));
     if (r < 0)
         return -err->code;
     inj->base = (uint64_t)at;
-    return stepped(inj, &r, err, "protecting the parasite", SYS_mprotect,
+    return guarded(inj, &r, err, "protecting the parasite", SYS_mprotect,
                    (uint64_t[6]){inj->base + BLOB_TEXT_SIZE, inj->size - BLOB_TEXT_SIZE, PROT_READ | PROT_WRITE});
 }
 
@@ -121,7 +91,7 @@ static int make_ctl(struct inj *inj, int *ours, struct err *err)
     int pair[2];
     int64_t r;
 
-    if (stepped(inj, &r, err, "making the control socket", SYS_socketpair,
+    if (guarded(inj, &r, err, "making the control socket", SYS_socketpair,
                 (uint64_t[6]){AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, data_at(inj)}) < 0)
         return -err->code;
     if (pt_read(inj->pid, data_at(inj), pair, sizeof(pair), err) < 0)
@@ -137,10 +107,10 @@ static int write_blob(struct inj *inj, int ours, struct err *err)
     struct blob_call close_ours = {.nr = SYS_close, .arg = {(uint64_t)ours}};
     struct blob_slot slot = {
         .calls = calls_at(inj), .ncalls = 1, .flags = BLOB_SLOT_HOST | BLOB_SLOT_HEALS, .ctl = inj->remote_ctl,
-        .nslots = 1, .sigmask = inj->sigmask,
+        .nslots = inj->nslots,
     };
 
-    heal_regs(&slot.regs, &inj->regs);
+    guard_home(&slot.home, &inj->regs, inj->sigmask);
     if (pt_poke(inj->pid, inj->base, blob_code, blob_code_size, err) < 0 ||
         pt_write(inj->pid, inj_slot(inj, 0), &slot, sizeof(slot), err) < 0)
         return -err->code;
@@ -162,61 +132,69 @@ static int start_host(struct inj *inj, struct err *err)
     return inj_wait_msg(inj, &m, err);
 }
 
-/* Undo a half-made entry with the stepped calls that made it. */
+/* Undo a half-made entry in the way in which it was made. */
 static void unmake(struct inj *inj, int ours)
 {
     struct err ignored;
     int64_t r;
 
     if (ours >= 0) {
-        stepped(inj, &r, &ignored, "close", SYS_close, (uint64_t[6]){(uint64_t)ours});
-        stepped(inj, &r, &ignored, "close", SYS_close, (uint64_t[6]){(uint64_t)inj->remote_ctl});
+        guarded(inj, &r, &ignored, "close", SYS_close, (uint64_t[6]){(uint64_t)ours});
+        guarded(inj, &r, &ignored, "close", SYS_close, (uint64_t[6]){(uint64_t)inj->remote_ctl});
     }
     if (inj->base)
-        stepped(inj, &r, &ignored, "munmap", SYS_munmap, (uint64_t[6]){inj->base, inj->size});
+        guarded(inj, &r, &ignored, "munmap", SYS_munmap, (uint64_t[6]){inj->base, inj->size});
     pt_set_sigmask(inj->tid, inj->sigmask, &ignored);
+    pt_set_regs(inj->tid, &inj->regs, &ignored);
+    guard_clear(inj);
     lower_limit(inj);
 }
 
+/* From here on every signal is blocked, and the thread is at the guard when nobody holds it. */
+static int begin_calls(struct inj *inj, struct err *err)
+{
+    if (guard_set(inj, err) < 0 || pt_set_regs(inj->tid, &inj->call, err) < 0)
+        return -err->code;
+    return pt_set_sigmask(inj->tid, ~0ull, err);
+}
+
 int inj_enter(struct inj *inj, pid_t pid, pid_t tid, const struct user_regs_struct *regs, uint64_t sigmask,
-              struct err *err)
+              uint32_t guests, struct err *err)
 {
     int ours = -1;
 
-    *inj = (struct inj){.pid = pid, .tid = tid, .pidfd = -1, .ctl = -1, .remote_ctl = -1, .nslots = 1,
-                        .regs = *regs, .sigmask = sigmask, .size = inj_area_size(1)};
+    *inj = (struct inj){.pid = pid, .tid = tid, .pidfd = -1, .ctl = -1, .remote_ctl = -1, .nslots = 1 + guests,
+                        .regs = *regs, .sigmask = sigmask, .size = inj_area_size(1 + guests)};
     inj->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
     if (inj->pidfd < 0 && pid == tid) /* another thread speaks for a leader that has ended: PIDFD_THREAD */
         inj->pidfd = (int)syscall(SYS_pidfd_open, pid, O_EXCL);
     if (inj->pidfd < 0)
         return err_errno(err, "process %d: pidfd_open", pid);
-    if (pt_find_syscall(pid, &inj->syscall_ip, err) < 0 || pt_set_sigmask(tid, PT_STEP_MASK, err) < 0)
+    if (guard_find(inj, err) < 0)
         return -err->code;
-    if (make_area(inj, err) < 0 || make_ctl(inj, &ours, err) < 0 || write_blob(inj, ours, err) < 0) {
+    if (begin_calls(inj, err) < 0 || make_area(inj, err) < 0 || make_ctl(inj, &ours, err) < 0 || write_blob(inj, ours, err) < 0) {
         unmake(inj, ours);
         return -err->code;
     }
     if (start_host(inj, err) < 0)
         return err_wrap(err, "process %d: starting the parasite", pid);
+    guard_clear(inj);
     inj->entered = true;
     return 0;
 }
 
-/* Stop the host thread, which waits in its loop. Stops that are not the one asked for are passed over. */
-static int stop_host(struct inj *inj, struct err *err)
+int inj_stop_thread(pid_t tid, struct err *err)
 {
     int status;
 
-    if (pt_interrupt(inj->tid, err) < 0)
+    if (pt_interrupt(tid, err) < 0)
         return -err->code;
     for (;;) {
-        if (pt_wait(inj->tid, &status, err) < 0)
+        if (pt_wait(tid, &status, err) < 0)
             return -err->code;
         if (status >> 16 == PTRACE_EVENT_STOP)
             return 0;
-        if (WSTOPSIG(status) == SIGSTOP)
-            inj->stop_seen = true;
-        if (pt_cont(inj->tid, 0, err) < 0)
+        if (pt_cont(tid, pt_sigstop(status), err) < 0)
             return -err->code;
     }
 }
@@ -228,16 +206,15 @@ int inj_leave(struct inj *inj, struct err *err)
     if (!inj->entered)
         return 0;
     inj->entered = false;
-    if (stop_host(inj, err) < 0)
+    if (inj_stop_thread(inj->tid, err) < 0)
         return err_wrap(err, "process %d: taking the parasite out", inj->pid);
-    if (pt_set_regs(inj->tid, &inj->regs, err) < 0 ||
-        stepped(inj, &r, err, "closing the control socket", SYS_close, (uint64_t[6]){(uint64_t)inj->remote_ctl}) < 0 ||
-        stepped(inj, &r, err, "unmapping the parasite", SYS_munmap, (uint64_t[6]){inj->base, inj->size}) < 0 ||
-        pt_set_sigmask(inj->tid, inj->sigmask, err) < 0)
+    if (begin_calls(inj, err) < 0 ||
+        guarded(inj, &r, err, "closing the control socket", SYS_close, (uint64_t[6]){(uint64_t)inj->remote_ctl}) < 0 ||
+        guarded(inj, &r, err, "unmapping the parasite", SYS_munmap, (uint64_t[6]){inj->base, inj->size}) < 0 ||
+        pt_set_sigmask(inj->tid, inj->sigmask, err) < 0 || pt_set_regs(inj->tid, &inj->regs, err) < 0)
         return -err->code;
+    guard_clear(inj);
     lower_limit(inj);
-    if (inj->stop_seen)
-        syscall(SYS_pidfd_send_signal, inj->pidfd, SIGSTOP, NULL, 0);
     return 0;
 }
 

@@ -36,11 +36,11 @@ struct inj {
     uint64_t size;
     uint32_t nslots;
     uint32_t slot;     /* of the host thread */
-    uint64_t syscall_ip;
+    uint64_t guard;    /* guard.h; 0: none */
+    struct user_regs_struct call; /* for a call under guard */
     struct rlimit as_limit; /* its limit of address space, raised while the parasite is in if it was in the way */
     bool as_raised;
     bool entered;      /* by inj_enter: regs and mask below are the program's */
-    bool stop_seen;    /* a SIGSTOP from outside arrived meanwhile: inj_leave sends it again */
     struct user_regs_struct regs;
     uint64_t sigmask;
 };
@@ -51,10 +51,26 @@ uint64_t inj_area_size(uint32_t slots);
 /*
  * Enter a process: tid is in a ptrace-stop with the registers *regs and signal mask `sigmask`, and every
  * other thread of the process is stopped too. Afterwards inj->ctl works. On failure the thread is as it
- * was.
+ * was. Up to `guests` other threads can run calls there at a time.
  */
 int inj_enter(struct inj *inj, pid_t pid, pid_t tid, const struct user_regs_struct *regs, uint64_t sigmask,
-              struct err *err);
+              uint32_t guests, struct err *err);
+
+/* Another thread of the process, stopped as the host was, and the batch of its own that it is to run. */
+struct inj_guest {
+    pid_t tid;
+    const struct user_regs_struct *regs;
+    uint64_t sigmask;
+    struct blob_call *calls; /* results come here */
+    uint32_t ncalls;
+};
+
+/*
+ * Have n guests run their batches side by side; together they may have INJ_MAX_CALLS calls. Their arguments may point
+ * into inj_scratch(). Afterwards all are stopped, with their own registers and masks.
+ */
+int inj_run_guests(struct inj *inj, struct inj_guest *guest, uint32_t n, struct err *err);
+uint64_t inj_scratch(const struct inj *inj); /* the address of INJ_DATA_SIZE bytes that no batch uses at the moment */
 
 /* Take the parasite out; the thread is in a ptrace-stop again, with its own registers and mask. */
 int inj_leave(struct inj *inj, struct err *err);
@@ -148,7 +164,8 @@ int inj_spawn(struct inj *child, uint64_t base, uint32_t slots, uint64_t clone_f
 /*
  * Let `parent` fork. flags: clone flags besides the exit signal; set_tid as in clone3(2), npids levels of
  * pid namespaces. CLONE_VM children get the slot `slot` and its stack. The child's control socket is at
- * remote_ctl there (the parent's copy of it is closed again). When the parent is traced with
+ * remote_ctl there, -1: wherever there is room (the parent's copy of it is closed again). A child never returns to
+ * the program: when its control socket ends it exits. When the parent is traced with
  * PTRACE_O_TRACEFORK and its kin, the child's first ptrace-stop is still to be waited for and continued by
  * `attach` (may be NULL), called with the child's pid before its greeting is expected.
  */

@@ -19,6 +19,12 @@ static inline uint64_t data_at(const struct inj *inj)
     return calls_at(inj) + CALL_SPACE;
 }
 
+/* inject.c: stop a thread that runs in the parasite. Stops that are not the one asked for are passed over. */
+int inj_stop_thread(pid_t tid, struct err *err);
+
+/* batch.c: see to it that a thread that has been stopped on its way goes on; fails if the process has ended. */
+int inj_look_after(const struct inj *inj, pid_t tid, struct err *err);
+
 /* batch.c: how long inj_wait_msg() waits before it looks after the host. Once, when inj->ctl is there. */
 int inj_set_timeout(const struct inj *inj, struct err *err);
 

@@ -156,17 +156,30 @@ int pt_poke(pid_t pid, uint64_t addr, const void *buf, size_t len, struct err *e
     return 0;
 }
 
-static int step(pid_t tid, struct err *err)
+int pt_sigstop(int status)
 {
-    if (ptrace(PTRACE_SINGLESTEP, tid, NULL, NULL) < 0)
-        return err_errno(err, "thread %d: cannot be stepped", tid);
+    return status >> 16 == 0 && WSTOPSIG(status) == SIGSTOP ? SIGSTOP : 0;
+}
+
+/* To the next stop for a system call. Others can come first (SIGSTOP, and the group-stop that it leads to). */
+static int to_call_stop(pid_t tid, struct err *err)
+{
+    int status, sig = 0;
+
+    do {
+        if (ptrace(PTRACE_SYSCALL, tid, NULL, (long)sig) < 0)
+            return err_errno(err, "thread %d: cannot be continued", tid);
+        if (pt_wait(tid, &status, err) < 0)
+            return -err->code;
+        sig = pt_sigstop(status);
+    } while (status >> 16 || (WSTOPSIG(status) & 0x7f) != SIGTRAP);
     return 0;
 }
 
-int pt_syscall_begin(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, long nr, const uint64_t arg[6],
-                     struct err *err)
+int pt_call(pid_t tid, const struct user_regs_struct *at, int64_t *ret, long nr, const uint64_t arg[6],
+            struct err *err)
 {
-    struct user_regs_struct regs = *orig;
+    struct user_regs_struct regs = *at;
 
     regs.rax = (uint64_t)nr;
     regs.orig_rax = (uint64_t)-1;
@@ -176,35 +189,21 @@ int pt_syscall_begin(pid_t tid, uint64_t ip, const struct user_regs_struct *orig
     regs.r10 = arg[3];
     regs.r8 = arg[4];
     regs.r9 = arg[5];
-    regs.rip = ip;
     regs.eflags &= ~0x100ull;
-    return pt_set_regs(tid, &regs, err) < 0 ? -err->code : step(tid, err);
-}
-
-/* One step can end in a stop that is not ours (SIGSTOP from outside): it is stepped over again. */
-int pt_syscall_end(pid_t tid, uint64_t ip, int64_t *ret, struct err *err)
-{
-    struct user_regs_struct now;
-    int status;
-
-    for (;;) {
-        if (pt_wait(tid, &status, err) < 0 || pt_get_regs(tid, &now, err) < 0)
-            return -err->code;
-        if (now.rip != ip)
-            break;
-        if (step(tid, err) < 0)
-            return -err->code;
-    }
-    *ret = (int64_t)now.rax;
+    if (pt_set_regs(tid, &regs, err) < 0 || to_call_stop(tid, err) < 0 || to_call_stop(tid, err) < 0 ||
+        pt_get_regs(tid, &regs, err) < 0)
+        return -err->code;
+    *ret = (int64_t)regs.rax;
     return 0;
 }
 
 int pt_syscall(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, int64_t *ret, long nr,
                const uint64_t arg[6], struct err *err)
 {
-    if (pt_syscall_begin(tid, ip, orig, nr, arg, err) < 0 || pt_syscall_end(tid, ip, ret, err) < 0)
-        return -err->code;
-    return pt_set_regs(tid, orig, err);
+    struct user_regs_struct at = *orig;
+
+    at.rip = ip;
+    return pt_call(tid, &at, ret, nr, arg, err) < 0 ? -err->code : pt_set_regs(tid, orig, err);
 }
 
 static int find_in(pid_t pid, uint64_t start, uint64_t end, uint64_t *ip)

@@ -34,27 +34,25 @@ int pt_get_sigmask(pid_t tid, uint64_t *mask, struct err *err);
 int pt_set_sigmask(pid_t tid, uint64_t mask, struct err *err);
 
 /*
- * The mask for the calls below: all but SIGTRAP. A step ends with one that is forced on the thread, and the kernel
- * takes the handler of a forced signal away when it is blocked (force_sig_info_to_task()).
+ * Run one system call in a thread that is in a ptrace-stop: *at has its registers, with rip at a syscall instruction;
+ * number and arguments are filled in. All signals must be blocked. It is stopped behind the instruction afterwards,
+ * with registers that are not its own, until the caller sets them.
+ *
+ * The call is made between two stops of PTRACE_SYSCALL, not by a step: a tracer that is killed takes these along, while
+ * the trap flag of a step would stay and its trap kill the thread.
+ *
+ * No mask holds SIGSTOP back: one that is on its way comes first, is delivered, and the call is made in a process
+ * that counts as stopped. So it is when it is let go, and its parent has been told.
  */
-#define PT_STEP_MASK (~(1ull << (SIGTRAP - 1)))
+int pt_call(pid_t tid, const struct user_regs_struct *at, int64_t *ret, long nr, const uint64_t arg[6],
+            struct err *err);
 
-/*
- * Run one system call in a thread that is in a ptrace-stop, by stepping over the syscall
- * instruction at ip (see pt_find_syscall). The thread's registers are as before afterwards. The
- * signals of PT_STEP_MASK must be blocked in it. This is the one window in which a tracer's death would leave a
- * thread with registers that are not its own: it is as long as the call.
- */
+/* The same at ip (see pt_find_syscall), with registers else as in *orig, which the thread has afterwards. */
 int pt_syscall(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, int64_t *ret, long nr,
                const uint64_t arg[6], struct err *err);
 
-/*
- * The same in two halves, so that many threads run theirs at the same time: begin does not wait, end does. Each
- * begin that returned 0 needs its end. The thread's registers stay changed until the caller sets them.
- */
-int pt_syscall_begin(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, long nr, const uint64_t arg[6],
-                     struct err *err);
-int pt_syscall_end(pid_t tid, uint64_t ip, int64_t *ret, struct err *err);
+/* The signal that a wait(2) status of a ptrace-stop is about to deliver, if it is SIGSTOP; else 0. */
+int pt_sigstop(int status);
 
 /* The address of a syscall instruction in the process: in its vDSO, else in any executable mapping. */
 int pt_find_syscall(pid_t pid, uint64_t *ip, struct err *err);

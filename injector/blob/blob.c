@@ -1,7 +1,7 @@
 /*
  * The parasite: a batch executor that knows no feature. It runs the system calls that the injector
- * lists in the area, reports on a socket, and when that socket ends (the tracer is gone) undoes what
- * is half done and returns to the program by itself.
+ * lists in the area, reports on a socket, and when that socket ends (the tracer is gone) returns to the program by
+ * itself.
  *
  * It is freestanding and position independent, has no data of its own, and uses general registers
  * only, so that the extended state of the thread stays in the CPU untouched.
@@ -9,20 +9,19 @@
 #include "injector/blob/blob.h"
 
 #define EINTR             4
+#define NR_close          3
 #define NR_sendto         44
 #define NR_recvfrom       45
 #define NR_exit           60
 #define NR_futex          202
-#define NR_rt_sigprocmask 14
 #define FUTEX_WAIT        0
 #define FUTEX_WAKE        1
-#define SIG_SETMASK       2
 #define MSG_NOSIGNAL      0x4000
 
 /* arch/x86_64/entry.S */
 int64_t blob_syscall(int64_t nr, const uint64_t *arg);
 int64_t blob_clone_vm(int64_t nr, const uint64_t *arg);
-void blob_return(const struct blob_regs *regs) __attribute__((noreturn));
+void blob_go_home(const struct blob_home *home) __attribute__((noreturn));
 void blob_main(struct blob_slot *slot);
 
 static int64_t call6(int64_t nr, uint64_t a, uint64_t b, uint64_t c, uint64_t d, uint64_t e, uint64_t f)
@@ -57,6 +56,7 @@ static void run(struct blob_slot *slot, struct blob_call *calls, uint32_t n)
         c->ret = c->flags & BLOB_CLONE_VM ? blob_clone_vm(c->nr, arg) : blob_syscall(c->nr, arg);
         if ((c->flags & BLOB_FORK) && c->ret == 0) {
             slot->ctl = (int32_t)c->pad;
+            slot->flags &= ~BLOB_SLOT_HEALS; /* the program's code is its parent's to go on with */
             send_msg(slot->ctl, BLOB_HELLO, 0);
             return;
         }
@@ -70,21 +70,15 @@ static void run(struct blob_slot *slot, struct blob_call *calls, uint32_t n)
 
 static void go_home(struct blob_slot *slot)
 {
-    uint64_t mask = slot->sigmask;
-
     if (!(slot->flags & BLOB_SLOT_HEALS))
         call6(NR_exit, 125, 0, 0, 0, 0, 0);
-    call6(NR_rt_sigprocmask, SIG_SETMASK, (uint64_t)&mask, 0, 8, 0, 0);
-    blob_return(&slot->regs);
+    blob_go_home(&slot->home);
 }
 
-/* The tracer is gone: the host undoes the journal and wakes the other threads. */
+/* The tracer is gone: the host closes its socket and wakes the other threads. */
 static void heal(struct blob_slot *host)
 {
-    struct blob_call *undo = (struct blob_call *)host->undo;
-
-    for (uint32_t i = host->nundo; i-- > 0;)
-        undo[i].ret = blob_syscall(undo[i].nr, undo[i].arg);
+    call6(NR_close, (uint64_t)host->ctl, 0, 0, 0, 0, 0);
     for (uint32_t i = 1; i < host->nslots; i++) {
         __atomic_store_n(&host[i].park, 1, __ATOMIC_SEQ_CST);
         call6(NR_futex, (uint64_t)&host[i].park, FUTEX_WAKE, 1, 0, 0, 0);

@@ -30,10 +30,11 @@ struct blob_call {
 #define BLOB_CLONE_VM   (1u << 10)  /* shares memory: the child pops its slot's address from its stack */
 #define BLOB_NOT_RUN    (1u << 31)  /* set by the parasite when a BLOB_MUST call before it failed */
 
-/* The registers with which a thread returns by itself when the tracer is gone. */
-struct blob_regs {
-    uint64_t r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi;
-    uint64_t rip, cs, rflags, rsp, ss; /* the frame of iretq */
+/* With what a thread returns by itself when the tracer is gone. entry.S knows the order. */
+struct blob_home {
+    uint64_t r15, r14, r13, r12, rbp, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, rbx;
+    uint64_t rip, rflags, rsp;
+    uint64_t sigmask;
 };
 
 struct blob_slot {
@@ -43,16 +44,12 @@ struct blob_slot {
     int32_t ctl;       /* control socket */
     uint32_t index;
     uint32_t park;     /* futex: non-zero tells a parked thread to return by itself */
-    uint32_t nslots;   /* slot 0: how many follow */
-    uint64_t undo;     /* slot 0: struct blob_call[], run newest first when the tracer is gone */
-    uint32_t nundo;
-    uint32_t pad;
-    uint64_t sigmask;  /* put back before the thread returns by itself */
-    struct blob_regs regs;
+    uint32_t nslots;   /* slot 0: how many there are with it */
+    struct blob_home home;
 };
 
 #define BLOB_SLOT_HOST  1u /* takes further batches from its control socket */
-#define BLOB_SLOT_HEALS 2u /* regs are valid: when the tracer is gone return, do not exit */
+#define BLOB_SLOT_HEALS 2u /* home is valid: when the tracer is gone return, do not exit */
 
 /* Messages on the control socket (SOCK_SEQPACKET). */
 struct blob_msg {

@@ -18,7 +18,11 @@ with tempfile.TemporaryDirectory() as tmp:
                     "-o", elf, arch, os.path.join(root, "injector/blob/blob.c")], check=True)
     subprocess.run([objcopy, "-O", "binary", elf, flat], check=True)
     data = open(flat, "rb").read()
+    symbols = subprocess.run(["nm", elf], check=True, capture_output=True, text=True).stdout
+    address = {line.split()[2]: int(line.split()[0], 16) for line in symbols.splitlines()}
 with open(out, "w") as f:
     f.write("/* Generated from injector/blob. */\n#include \"injector/blob_code.h\"\n")
     f.write("const unsigned char blob_code[] = {%s};\n" % ",".join(str(b) for b in data))
     f.write("const unsigned int blob_code_size = %d;\n" % len(data))
+    f.write("const unsigned int blob_guard_at = %d;\n" % address["blob_guard"])
+    f.write("const unsigned int blob_guard_size = %d;\n" % (address["blob_guard_end"] - address["blob_guard"]))

@@ -3,7 +3,7 @@
  * shares memory, and the return to a saved set of registers. See blob.h for the structures.
  */
     .text
-    .globl blob_entry, blob_syscall, blob_clone_vm, blob_return
+    .globl blob_entry, blob_syscall, blob_clone_vm, blob_go_home, blob_guard, blob_guard_end
 
 /* rdi: slot. First byte of the blob: the linker script puts .text.entry in front. */
     .section .text.entry, "ax"
@@ -45,26 +45,47 @@ blob_clone_vm:
     jmp blob_entry
 
 /*
- * void blob_return(const struct blob_regs *regs): iretq works between equal privilege levels and,
- * unlike rt_sigreturn, leaves the kernel's restart block alone (kernel/signal.c).
+ * The guard: one system call for the tracer, which sees its end. If the tracer is gone by then, the thread goes on
+ * here and goes home; the stack pointer leads to its struct blob_home. Copied as a whole to where it is needed
+ * (guard.c), so nothing in it may depend on its place.
  */
-blob_return:
-    movq %rdi, %rsp
-    popq %r15
-    popq %r14
-    popq %r13
-    popq %r12
-    popq %rbp
-    popq %rbx
-    popq %r11
-    popq %r10
-    popq %r9
-    popq %r8
-    popq %rax
-    popq %rcx
-    popq %rdx
-    popq %rsi
-    popq %rdi
-    iretq
+blob_guard:
+    syscall
+    movq %rsp, %rdi
+/*
+ * void blob_go_home(const struct blob_home *home): everything as it was, from a home that may be read-only. Signals
+ * may come as soon as the mask is back: from then on the stack is the program's, below its red zone. Unlike
+ * rt_sigreturn this leaves extended state and the kernel's restart block alone (kernel/signal.c).
+ */
+blob_go_home:
+    movq %rdi, %rbx
+    movq 136(%rbx), %rsp
+    movl $14, %eax              /* rt_sigprocmask(SIG_SETMASK, &home->sigmask, NULL, 8) */
+    movl $2, %edi
+    leaq 144(%rbx), %rsi
+    xorl %edx, %edx
+    movl $8, %r10d
+    syscall
+    leaq -128(%rsp), %rsp
+    pushq 120(%rbx)             /* rip */
+    pushq 128(%rbx)             /* rflags */
+    movq 0(%rbx), %r15
+    movq 8(%rbx), %r14
+    movq 16(%rbx), %r13
+    movq 24(%rbx), %r12
+    movq 32(%rbx), %rbp
+    movq 40(%rbx), %r11
+    movq 48(%rbx), %r10
+    movq 56(%rbx), %r9
+    movq 64(%rbx), %r8
+    movq 72(%rbx), %rax
+    movq 80(%rbx), %rcx
+    movq 88(%rbx), %rdx
+    movq 96(%rbx), %rsi
+    movq 104(%rbx), %rdi
+    movq 112(%rbx), %rbx
+    popfq
+    ret $128
+blob_guard_end:
 
     .section .note.GNU-stack, "", @progbits
