@@ -131,6 +131,9 @@ int thread_host(struct restore *r, struct rproc *p, struct err *err);    /* the 
 int threads_seize(struct restore *r, struct rproc *p, struct err *err);
 int threads_finish(struct restore *r, struct rproc *p, struct err *err);
 
+/* stopped.c: stop again who was stopped, and seize its threads; the others' parasites are still there. */
+int stop_processes(struct restore *r, struct err *err);
+
 /* --- driver.c --- */
 
 /* Everything, in order. On success all threads are in ptrace-stops of this process. */

@@ -91,22 +91,13 @@ static int fill_skeletons(struct restore *r, struct err *err)
     return 0;
 }
 
-/* A process that was stopped gets its signal while its threads are held, and takes it when they are let go. */
-static void stop_again(const struct restore *r)
-{
-    for (size_t i = 0; i < r->nprocs; i++)
-        if (r->procs[i].alive && r->procs[i].process->state == 2)
-            syscall(SYS_pidfd_send_signal, r->procs[i].inj.pidfd, SIGSTOP, NULL, 0);
-}
-
 int restore_all(struct restore *r, struct err *err)
 {
     if (namespaces_enter(r, err) < 0 || creds_init(r, err) < 0 || sysv_make_all(r, err) < 0 || tty_make_all(r, err) < 0 ||
         make_skeletons(r, err) < 0 || fill_skeletons(r, err) < 0 || each(r, signals_restore, err) < 0 ||
         each(r, timers_restore, err) < 0 || arm_objects(r, err) < 0 || each(r, thread_host, err) < 0 ||
-        last_objects(r, err) < 0 || each(r, threads_seize, err) < 0 || finish_all(r, err) < 0)
+        last_objects(r, err) < 0 || stop_processes(r, err) < 0 || each(r, threads_seize, err) < 0 || finish_all(r, err) < 0)
         return -err->code;
-    stop_again(r);
     log_trace("restart: registers");
     return 0;
 }

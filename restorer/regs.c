@@ -30,6 +30,9 @@ int threads_seize(struct restore *r, struct rproc *p, struct err *err)
 {
     int status;
 
+    if (p->seized)
+        return 0;
+    p->seized = true;
     for (size_t i = 0; i < p->nthreads; i++)
         if (pt_seize(p->threads[i]->tid, SEIZE_OPTIONS, err) < 0)
             return -err->code;
@@ -235,7 +238,7 @@ int threads_finish(struct restore *r, struct rproc *p, struct err *err)
     for (size_t i = 0; i < p->nthreads; i++) {
         memcpy(&regs[i], p->threads[i]->regs.data, sizeof(regs[i]));
         if (redo_call(p, p->threads[i], ip, &regs[i], err) < 0 ||
-            pt_set_sigmask(p->threads[i]->tid, PT_STEP_MASK, err) < 0)
+            pt_set_sigmask(p->threads[i]->tid, ~0ull, err) < 0)
             return err_wrap(err, "process %d", p->pid);
     }
     if (remove_parasite(p, ip, &regs[0], err) < 0)

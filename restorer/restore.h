@@ -48,6 +48,7 @@ struct rproc {
     uint32_t next_slot;    /* of a process that has its memory first: slots given out */
     uint64_t vdso;         /* where this kernel's vDSO is in it; 0: unmapped */
     struct rproc *came_from; /* whose copy its memory was when it was forked; NULL: the driver's */
+    bool seized;           /* its threads are traced, and stopped */
     bool cleared;          /* nothing of the driver is mapped in it */
     void *priv;            /* of fd.c and the kinds */
 };

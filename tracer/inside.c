@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <sys/wait.h>
 #include <time.h>
 
 #include "base/util.h"
@@ -18,6 +19,7 @@
 #include "tracer/collect.h"
 
 #define NSIGNALS 64
+#define GUESTS   64u /* threads that are asked at the same time */
 
 struct kernel_sigaction {
     uint64_t handler, flags, restorer, mask;
@@ -26,8 +28,9 @@ struct kernel_sigaction {
 int enter_process(struct ckpt *c, struct proc *p, struct err *err)
 {
     struct thread *host = &p->threads[0];
+    uint32_t guests = p->nthreads <= GUESTS ? (uint32_t)p->nthreads - 1 : GUESTS;
 
-    if (inj_enter(&p->inj, proc_task(p), host->tid, &host->regs, host->sigmask, err) < 0)
+    if (inj_enter(&p->inj, proc_task(p), host->tid, &host->regs, host->sigmask, guests, err) < 0)
         return err_wrap(err, "process %d (%s)", p->pid, p->process ? (char *)p->process->comm.data : "?");
     p->injected = true;
     p->pidfd = p->inj.pidfd;
@@ -222,79 +225,73 @@ static void take(struct ckpt *c, struct proc *p, struct inj_batch *b, const stru
 
 /* --- further threads ------------------------------------------------------------------------------------ */
 
-#define WAVE 512u /* threads that are asked at the same time */
+enum { ASK_ALTSTACK, ASK_PDEATHSIG, ASK_TID_ADDRESS, ASK_SLACK, ASKED };
 
-struct answers { /* of a thread, in the area's data, which no batch uses meanwhile */
+struct answers { /* of a thread, in the parasite's data, which no batch uses meanwhile */
     stack_t altstack;
     uint32_t pdeathsig, pad;
-    uint64_t clear_child_tid, pad2;
+    uint64_t clear_child_tid;
 };
 
-/* One call in each of n threads: all are under way before the first is waited for. ret: what each returned. */
-static int ask_each(struct proc *p, struct thread *t, size_t n, long nr, uint64_t a0, uint64_t a1, uint64_t stride,
-                    int64_t *ret, struct err *err)
+static void make_calls(struct blob_call calls[ASKED], uint64_t at)
 {
-    struct err late;
-    size_t begun = 0;
-    int r = 0;
-
-    for (; begun < n && r == 0; begun += r == 0) {
-        uint64_t to = begun * stride;
-        uint64_t arg[6] = {nr == SYS_prctl ? a0 : 0, a1 ? a1 + to : 0};
-        r = pt_syscall_begin(t[begun].tid, p->inj.syscall_ip, &t[begun].regs, nr, arg, err);
-    }
-    for (size_t i = 0; i < begun; i++)
-        if (pt_syscall_end(t[i].tid, p->inj.syscall_ip, &ret[i], &late) < 0 && r == 0) {
-            *err = late;
-            r = -late.code;
-        }
-    return r;
+    calls[ASK_ALTSTACK] = (struct blob_call){.nr = SYS_sigaltstack, .arg = {0, at + offsetof(struct answers, altstack)}};
+    calls[ASK_PDEATHSIG] =
+        (struct blob_call){.nr = SYS_prctl, .arg = {PR_GET_PDEATHSIG, at + offsetof(struct answers, pdeathsig)}};
+    calls[ASK_TID_ADDRESS] =
+        (struct blob_call){.nr = SYS_prctl, .arg = {PR_GET_TID_ADDRESS, at + offsetof(struct answers, clear_child_tid)}};
+    calls[ASK_SLACK] = (struct blob_call){.nr = SYS_prctl, .arg = {PR_GET_TIMERSLACK}};
 }
 
-static int ask_wave(struct proc *p, struct thread *t, size_t n, uint64_t at, struct answers *answers, struct err *err)
+/* Up to GUESTS threads side by side. */
+static int ask_wave(struct proc *p, struct thread *t, uint32_t n, struct err *err)
 {
-    const uint64_t stride = sizeof(*answers);
-    int64_t ret[WAVE], slack[WAVE];
-    struct err ignored;
-    int r = 0;
+    struct inj_guest guest[GUESTS];
+    struct blob_call calls[GUESTS][ASKED];
+    struct answers answers[GUESTS] = {0};
+    const uint64_t at = inj_scratch(&p->inj);
 
-    for (size_t i = 0; i < n && r == 0; i++)
-        r = pt_set_sigmask(t[i].tid, PT_STEP_MASK, err);
-    if (r == 0)
-        r = ask_each(p, t, n, SYS_sigaltstack, 0, at + offsetof(struct answers, altstack), stride, ret, err);
-    if (r == 0)
-        r = ask_each(p, t, n, SYS_prctl, PR_GET_PDEATHSIG, at + offsetof(struct answers, pdeathsig), stride, ret, err);
-    if (r == 0)
-        r = ask_each(p, t, n, SYS_prctl, PR_GET_TID_ADDRESS, at + offsetof(struct answers, clear_child_tid), stride, ret,
-                     err);
-    if (r == 0)
-        r = ask_each(p, t, n, SYS_prctl, PR_GET_TIMERSLACK, 0, 0, slack, err);
-    for (size_t i = 0; i < n; i++) {
-        pt_set_regs(t[i].tid, &t[i].regs, &ignored);
-        pt_set_sigmask(t[i].tid, t[i].sigmask, &ignored);
+    for (uint32_t i = 0; i < n; i++) {
+        make_calls(calls[i], at + i * sizeof(*answers));
+        guest[i] = (struct inj_guest){.tid = t[i].tid, .regs = &t[i].regs, .sigmask = t[i].sigmask, .calls = calls[i],
+                                      .ncalls = ASKED};
     }
-    if (r < 0 || pt_read(proc_task(p), at, answers, n * stride, err) < 0)
+    if (pt_write(proc_task(p), at, answers, n * sizeof(*answers), err) < 0 ||
+        inj_run_guests(&p->inj, guest, n, err) < 0 || pt_read(proc_task(p), at, answers, n * sizeof(*answers), err) < 0)
         return -err->code;
-    for (size_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++) {
         set_altstack(t[i].msg, &answers[i].altstack);
         t[i].msg->pdeathsig = answers[i].pdeathsig;
         t[i].msg->clear_child_tid = answers[i].clear_child_tid;
-        t[i].msg->timer_slack_ns = positive(slack[i]);
+        t[i].msg->timer_slack_ns = positive(calls[i][ASK_SLACK].ret);
     }
     return 0;
 }
 
-static int ask_threads(struct proc *p, uint64_t at, struct err *err)
+static int ask_threads(struct proc *p, struct err *err)
 {
-    _cleanup_free_ struct answers *answers = malloc(WAVE * sizeof(*answers));
-
-    if (!answers)
-        return err_set(err, ENOMEM, "out of memory");
-    for (size_t i = 1; i < p->nthreads; i += WAVE) {
-        size_t n = p->nthreads - i < WAVE ? p->nthreads - i : WAVE;
-        if (ask_wave(p, &p->threads[i], n, at, answers, err) < 0)
+    for (size_t i = 1; i < p->nthreads; i += GUESTS) {
+        size_t n = p->nthreads - i < GUESTS ? p->nthreads - i : GUESTS;
+        if (ask_wave(p, &p->threads[i], (uint32_t)n, err) < 0)
             return -err->code;
     }
+    return 0;
+}
+
+/* Only its parent can tell whether the report that a process has stopped still waits for being waited for. */
+static int ask_told(struct proc *p, struct err *err)
+{
+    _cleanup_batch_ struct inj_batch b = {0};
+    siginfo_t none = {0};
+    uint64_t at;
+
+    if (inj_begin(&b, &p->parent->inj, err) < 0)
+        return -err->code;
+    at = inj_data(&b, &none, sizeof(none));
+    inj_call(&b, 0, SYS_waitid, P_PID, p->pid, at, WSTOPPED | WNOHANG | WNOWAIT | __WALL, 0);
+    if (inj_run(&b, err) < 0)
+        return -err->code;
+    p->process->stop_told = inj_ret(&b, 0) == 0 && ((siginfo_t *)inj_at(&b, at))->si_pid == 0;
     return 0;
 }
 
@@ -311,7 +308,9 @@ int collect_inside(struct ckpt *c, struct proc *p, struct err *err)
     if (inj_run(&b, err) < 0)
         return err_wrap(err, "process %d", p->pid);
     take(c, p, &b, &in);
-    if (p->nthreads > 1 && ask_threads(p, in.acts, err) < 0)
+    if (p->nthreads > 1 && ask_threads(p, err) < 0)
         return err_wrap(err, "process %d", p->pid);
+    if (p->process->state == 2 && p->parent && p->parent->injected && ask_told(p, err) < 0)
+        return err_wrap(err, "process %d: its parent", p->pid);
     return 0;
 }

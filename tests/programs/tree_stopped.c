@@ -30,6 +30,14 @@ static struct child children[] = {
 
 #define CHILDREN (sizeof(children) / sizeof(children[0]))
 
+static volatile sig_atomic_t signals; /* SIGCHLD that the parent got */
+
+static void on_sigchld(int sig)
+{
+    (void)sig;
+    signals++;
+}
+
 static char state_of(pid_t pid)
 {
     char path[64], stat[1024], *at;
@@ -97,11 +105,13 @@ static void finish(const struct child *c)
 
 int main(int argc, char **argv)
 {
-    int up[2];
+    struct sigaction sa = {.sa_handler = on_sigchld, .sa_flags = SA_RESTART};
+    int up[2], before;
     unsigned i;
     char c;
 
     check_init(argc, argv);
+    MUST(sigaction(SIGCHLD, &sa, NULL));
     MUST(pipe(up));
     for (i = 0; i < CHILDREN; i++) {
         children[i].pid = (pid_t)MUST(fork());
@@ -114,8 +124,10 @@ int main(int argc, char **argv)
         stop(&children[i]);
     }
 
+    before = signals;
     check_wait();
 
+    check_num(before, signals, "SIGCHLD while nothing happened");
     if (check_broken())
         kill(children[0].pid, SIGCONT);
     check_sleep(0.02);
