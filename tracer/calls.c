@@ -1,5 +1,6 @@
 /* Interrupted system calls: see calls.h. Numbers are x86-64's. */
 #include "tracer/calls.h"
+#include "tracer/collect.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -301,4 +302,22 @@ void settle_call(pid_t pid, struct thread *t)
         r->orig_rax = (uint64_t)-1;
         r->rip -= 2;
     }
+}
+
+void go_on_with_call(struct ckpt *c, struct thread *t)
+{
+    Thread msg = THREAD__INIT;
+    struct user_regs_struct before;
+    struct err ignored;
+
+    if (t->msg || pt_get_regs(t->tid, &t->regs, &ignored) < 0 || (int64_t)t->regs.rax != -EINTR)
+        return; /* with a message it was looked at, and leave_process() set its registers */
+    before = t->regs;
+    t->msg = &msg;
+    if (pt_get_sigmask(t->tid, &t->sigmask, &ignored) == 0 &&
+        peek_signals(c, t->tid, 0, &msg.pending, &msg.n_pending, &ignored) == 0)
+        settle_call(t->tid, t);
+    t->msg = NULL;
+    if (memcmp(&before, &t->regs, sizeof(before)) != 0)
+        pt_set_regs(t->tid, &t->regs, &ignored);
 }

@@ -18,4 +18,7 @@ void note_blocked_call(struct cpu_clocks *k, pid_t pid, struct thread *t);
  */
 void settle_call(pid_t pid, struct thread *t);
 
+/* For a thread that was stopped and is let go without more: so that it does not see that either. */
+void go_on_with_call(struct ckpt *c, struct thread *t);
+
 #endif

@@ -10,6 +10,8 @@
 int collect_process(struct ckpt *c, struct proc *p, struct err *err);  /* process.c: from /proc */
 int collect_sharing(struct ckpt *c, struct err *err);                  /* process.c: CLONE_VM, CLONE_FILES, … */
 int prepare_threads(struct ckpt *c, struct proc *p, struct err *err);  /* thread.c: before anything is injected */
+/* thread.c: signals queued for a thread, or with PTRACE_PEEKSIGINFO_SHARED for its process, in order. */
+int peek_signals(struct ckpt *c, pid_t tid, uint32_t flags, SigInfo ***out, size_t *n, struct err *err);
 int collect_threads(struct ckpt *c, struct proc *p, struct err *err);  /* thread.c: from outside */
 int enter_process(struct ckpt *c, struct proc *p, struct err *err);    /* inside.c: puts the parasite in */
 int collect_inside(struct ckpt *c, struct proc *p, struct err *err);   /* inside.c: what only the process can ask */

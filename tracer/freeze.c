@@ -518,8 +518,10 @@ void thaw(struct ckpt *c)
     for (size_t i = 0; i < c->nprocs; i++) {
         struct proc *p = c->procs[i];
         for (size_t k = 0; k < p->nthreads; k++)
-            if (p->threads[k].stopped && !p->threads[k].gone)
+            if (p->threads[k].stopped && !p->threads[k].gone) {
+                go_on_with_call(c, &p->threads[k]);
                 ptrace(PTRACE_DETACH, p->threads[k].tid, NULL, 0);
+            }
         free(p->threads);
         p->threads = NULL;
         p->nthreads = p->cap_threads = 0;

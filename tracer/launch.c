@@ -18,7 +18,6 @@ enum launch_option {
     OPT_COMPRESS,
     OPT_CKPT_OPEN_FILES,
     OPT_ALLOW_OVERWRITE,
-    OPT_UNIQUE,
     OPT_PLUGIN,
     OPT_KEEP,
     OPT_EXT_TCP,
@@ -35,12 +34,12 @@ static const struct option longopts[] = {
     {"ckpt-open-files", no_argument, NULL, OPT_CKPT_OPEN_FILES},
     {"checkpoint-open-files", no_argument, NULL, OPT_CKPT_OPEN_FILES},
     {"allow-file-overwrite", no_argument, NULL, OPT_ALLOW_OVERWRITE},
-    {"enable-unique-checkpoint-filenames", no_argument, NULL, OPT_UNIQUE},
     {"with-plugin", required_argument, NULL, OPT_PLUGIN},
     {"keep", required_argument, NULL, OPT_KEEP},
     {"ext-tcp", required_argument, NULL, OPT_EXT_TCP},
     {"no-trace", no_argument, NULL, OPT_NO_TRACE},
     /* What the engine makes meaningless: see dmtcp_launch(1). */
+    {"enable-unique-checkpoint-filenames", no_argument, NULL, OPT_MEANINGLESS},
     {"ckpt-signal", required_argument, NULL, OPT_MEANINGLESS_ARG},
     {"modify-env", no_argument, NULL, OPT_MEANINGLESS},
     {"pathvirt", no_argument, NULL, OPT_MEANINGLESS},
@@ -63,8 +62,6 @@ static void usage(void)
            "  --compress lz4[:LEVEL]|none   compress images (default lz4; --gzip, --no-gzip)\n"
            "  --ckpt-open-files             save the contents of open files too\n"
            "  --allow-file-overwrite        a restart may overwrite files by saved contents\n"
-           "  --enable-unique-checkpoint-filenames\n"
-           "                                never remove images of earlier checkpoints\n"
            "  --keep N                      checkpoints that are kept (default 1)\n"
            "  --ext-tcp keep|reset|refuse   TCP connections that lead out of the computation\n"
            "  --no-trace                    accepted; nothing is traced between checkpoints anyway\n\n"
@@ -111,9 +108,6 @@ static int take(Wire__TreeOptions *t, int opt, const char *arg, struct err *err)
         return 0;
     case OPT_ALLOW_OVERWRITE:
         t->allow_file_overwrite = 1;
-        return 0;
-    case OPT_UNIQUE:
-        t->unique_names = 1;
         return 0;
     case OPT_KEEP:
         if (options_number("--keep", arg, 1, 1000000, &n, err) < 0)

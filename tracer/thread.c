@@ -18,7 +18,7 @@
 
 #define PEEK_AT_ONCE 32
 
-static int peek_signals(struct ckpt *c, pid_t tid, uint32_t flags, SigInfo ***out, size_t *n, struct err *err)
+int peek_signals(struct ckpt *c, pid_t tid, uint32_t flags, SigInfo ***out, size_t *n, struct err *err)
 {
     siginfo_t infos[PEEK_AT_ONCE];
     struct __ptrace_peeksiginfo_args a = {.flags = flags, .nr = PEEK_AT_ONCE};
@@ -196,6 +196,7 @@ int prepare_threads(struct ckpt *c, struct proc *p, struct err *err)
     for (size_t i = 0; i < p->nthreads; i++) {
         struct thread *t = &p->threads[i];
         struct proc_status st;
+        const struct user_regs_struct before = t->regs;
 
         t->msg = arena_alloc(c->arena, sizeof(*t->msg));
         thread__init(t->msg);
@@ -204,6 +205,9 @@ int prepare_threads(struct ckpt *c, struct proc *p, struct err *err)
             return -err->code;
         settle_call(t->tid, t);
         if (settle_rseq(p, t, err) < 0)
+            return -err->code;
+        /* At once: if the tracer is killed the program goes on with what is there. */
+        if (memcmp(&before, &t->regs, sizeof(before)) != 0 && pt_set_regs(t->tid, &t->regs, err) < 0)
             return -err->code;
         if (read_status(p->pid, t->tid, &st, err) < 0)
             return -err->code;
