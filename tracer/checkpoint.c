@@ -8,6 +8,7 @@
 #include "base/util.h"
 #include "tracer/collect.h"
 #include "tracer/freeze.h"
+#include "tracer/snapshot.h"
 #include "tracer/sysv.h"
 
 static int64_t now_ns(void)
@@ -101,11 +102,33 @@ int checkpoint_peek_receive(struct checkpoint *k, struct err *err)
     return each_object(k, offsetof(struct kind_ops, peek_receive), err);
 }
 
-int checkpoint_write(struct checkpoint *k, const struct ckpt_identity *id, void (*progress)(void *, uint64_t), void *arg,
-                     struct err *err)
+int checkpoint_write(struct checkpoint *k, const struct ckpt_identity *id, struct follow *f,
+                     void (*progress)(void *, uint64_t), void *arg, struct err *err)
 {
     k->c.generation = id->generation;
-    return write_images(&k->c, id, &k->images, progress, arg, err);
+    if (begin_images(&k->c, id, &k->images, err) < 0)
+        return -err->code;
+    log_trace("write: records and objects");
+    k->follow = f;
+    if (f)
+        snapshots_take(&k->c, f);
+    return write_frozen(&k->c, progress, arg, err);
+}
+
+static void end_snapshots(struct checkpoint *k)
+{
+    if (k->follow && k->running)
+        snapshots_end(&k->c, k->follow);
+    k->follow = NULL;
+}
+
+int checkpoint_write_rest(struct checkpoint *k, void (*progress)(void *, uint64_t), void *arg, struct err *err)
+{
+    int r = write_rest(&k->c, k->images, progress, arg, err);
+
+    log_trace("write: all");
+    end_snapshots(k);
+    return r;
 }
 
 void checkpoint_resume(struct checkpoint *k)
@@ -130,6 +153,8 @@ void checkpoint_resume(struct checkpoint *k)
 void checkpoint_free(struct checkpoint *k)
 {
     checkpoint_resume(k);
+    end_snapshots(k);
+    free_writers(&k->c);
     for (size_t i = 0; i < k->c.nprocs; i++)
         free_pages(k->c.procs[i]);
     free_images(k->images);

@@ -73,6 +73,7 @@ struct proc {
     struct image_writer *writer; /* while images are written */
     char *tmp_path, *image_path;
     void *mem;         /* memory.c's own */
+    struct inj *snapshot; /* a copy of it that only holds its memory (snapshot.h), NULL: none */
     struct proc *stands_for; /* inflight.c: the tracer in the place of this one, for what nobody has open */
 };
 

@@ -32,6 +32,8 @@ struct follow {
     int ncpus;
     int *events; /* further events, whose output goes to the rings */
     size_t nevents, cap_events;
+    pid_t *hidden;
+    size_t nhidden, cap_hidden;
     bool perf;
     bool lost;
 };
@@ -80,6 +82,7 @@ void follow_free(struct follow *f)
     free(f->rings);
     free(f->poll_fds);
     free(f->events);
+    free(f->hidden);
     free(f->members);
     free(f);
 }
@@ -211,6 +214,39 @@ void follow_found(struct follow *f, pid_t pid, int threads)
         m->threads = threads;
 }
 
+static bool is_hidden(const struct follow *f, pid_t pid)
+{
+    for (size_t i = 0; i < f->nhidden; i++)
+        if (f->hidden[i] == pid)
+            return true;
+    return false;
+}
+
+int follow_hide(struct follow *f, pid_t pid, struct err *err)
+{
+    pid_t *more = grow(f->hidden, f->nhidden, &f->cap_hidden, sizeof(*more));
+
+    if (!more)
+        return err_set(err, ENOMEM, "out of memory");
+    f->hidden = more;
+    more[f->nhidden++] = pid;
+    follow_remove(f, pid);
+    return 0;
+}
+
+void follow_show(struct follow *f, pid_t pid)
+{
+    for (size_t i = f->nhidden; i-- > 0;)
+        if (f->hidden[i] == pid)
+            f->hidden[i] = f->hidden[--f->nhidden];
+}
+
+const pid_t *follow_hidden(const struct follow *f, size_t *n)
+{
+    *n = f->nhidden;
+    return f->hidden;
+}
+
 /* perf_event.h: PERF_RECORD_FORK and _EXIT have { pid, ppid, tid, ptid, time }. */
 static void take_record(struct follow *f, const struct perf_event_header *h, const uint32_t *q)
 {
@@ -218,6 +254,8 @@ static void take_record(struct follow *f, const struct perf_event_header *h, con
 
     if (h->type == PERF_RECORD_LOST) {
         f->lost = true;
+    } else if (f->nhidden && is_hidden(f, (pid_t)q[0])) {
+        return;
     } else if (h->type == PERF_RECORD_FORK && (m = add(f, (pid_t)q[0]))) {
         m->threads++;
     } else if (h->type == PERF_RECORD_EXIT && (m = add(f, (pid_t)q[0]))) {
@@ -271,7 +309,7 @@ static int walk(struct follow *f, struct err *err)
         for (size_t i = 0; i < n; i++) {
             struct proc_stat s;
             struct err ignored;
-            if (find(f, pids[i]) || read_stat(pids[i], &s, &ignored) < 0 || s.state == 'Z' || !find(f, s.ppid))
+            if (find(f, pids[i]) || is_hidden(f, pids[i]) || read_stat(pids[i], &s, &ignored) < 0 || s.state == 'Z' || !find(f, s.ppid))
                 continue;
             struct member *m = add(f, pids[i]);
             if (!m)

@@ -43,6 +43,14 @@ int follow_update(struct follow *f, struct err *err);
 void follow_correct(struct follow *f, pid_t pid, int threads);
 void follow_found(struct follow *f, pid_t pid, int threads); /* a child seen by ptrace */
 
+/*
+ * A process that is forked from a member for our own purposes is none. It stays hidden until it is shown again,
+ * which is when it has been reaped and follow_update() was called after that: then no record of it is unread.
+ */
+int follow_hide(struct follow *f, pid_t pid, struct err *err);
+void follow_show(struct follow *f, pid_t pid);
+const pid_t *follow_hidden(const struct follow *f, size_t *n);
+
 /* The members, dead ones included until they are gone from /proc. Valid until the next call. */
 const struct member *follow_members(const struct follow *f, size_t *n);
 bool follow_alive(struct follow *f); /* does any member still live? */

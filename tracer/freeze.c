@@ -503,6 +503,48 @@ int freeze_process(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
     return 0;
 }
 
+/* A thread of the process that can be stopped at once; 0: none. */
+static pid_t willing_thread(pid_t pid)
+{
+    _cleanup_free_ int *tids = NULL;
+    char dir[40];
+    size_t n;
+    struct err ignored;
+
+    snprintf(dir, sizeof(dir), "/proc/%d/task", pid);
+    if (list_numbers(dir, &tids, &n, &ignored) < 0)
+        return 0;
+    for (size_t i = 0; i < n; i++) {
+        struct proc_stat s;
+        if (read_task_stat(pid, tids[i], &s, &ignored) == 0 && strchr("RSTt", s.state) && !in_vfork(pid, tids[i]))
+            return tids[i];
+    }
+    return 0;
+}
+
+int freeze_thread(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
+{
+    pid_t tid = willing_thread(pid);
+    struct proc *p = tid ? add_proc(c, pid) : NULL;
+    struct thread *t = p ? add_thread(p, tid) : NULL;
+
+    if (!tid)
+        return err_set(err, ESRCH, "process %d: none of its threads can be stopped now", pid);
+    if (!t)
+        return err_set(err, ENOMEM, "out of memory");
+    if (seize(c, p, t, err) < 0 || settle(c, f, err) < 0) {
+        thaw(c);
+        return -err->code;
+    }
+    drop_gone(c);
+    if (!c->nprocs || c->procs[0] != p)
+        err_set(err, ESRCH, "process %d: the thread that was stopped has ended", pid);
+    else if (read_threads(c, err) == 0)
+        return 0;
+    thaw(c);
+    return -err->code;
+}
+
 void thaw_late(void)
 {
     int status;

@@ -18,6 +18,12 @@ int freeze(struct ckpt *c, struct follow *f, struct err *err);
 /* Freeze one process and what it forks meanwhile (for attaching to a running tree). */
 int freeze_process(struct ckpt *c, struct follow *f, pid_t pid, struct err *err);
 
+/*
+ * Freeze one thread of a process, which goes on otherwise, into c->procs[0]: one that will stop at once, so
+ * neither in vfork(2) nor in an uninterruptible wait.
+ */
+int freeze_thread(struct ckpt *c, struct follow *f, pid_t pid, struct err *err);
+
 /* Let everyone go. Never fails: who is dead by now is dead. */
 void thaw(struct ckpt *c);
 

@@ -17,6 +17,7 @@
 #include "tracer/collect.h"
 #include "tracer/memory.h"
 #include "tracer/pool.h"
+#include "tracer/snapshot.h"
 
 /* include/uapi/linux/fs.h of 6.7 and later; Debian 12's headers are older. */
 struct scan_region {
@@ -177,6 +178,7 @@ void free_pages(struct proc *p)
 
 struct chunk_job {
     struct proc *proc;
+    pid_t pid; /* from whom it is read: the process or its snapshot */
     uint64_t addr;
     uint32_t len;
 };
@@ -240,7 +242,7 @@ static int store_chunk(void *arg, unsigned worker, size_t i, struct err *err)
     struct store *s = arg;
     struct chunk_job *j = &s->jobs[i];
 
-    if (read_memory(proc_task(j->proc), j->addr, s->buffers[worker], j->len, err) < 0 ||
+    if (read_memory(j->pid, j->addr, s->buffers[worker], j->len, err) < 0 ||
         put_pages(j->proc->writer, IMAGE_SPACE_PRIVATE, j->addr, s->buffers[worker], j->len, err) < 0)
         return -err->code;
     if (s->progress)
@@ -248,26 +250,44 @@ static int store_chunk(void *arg, unsigned worker, size_t i, struct err *err)
     return 0;
 }
 
-static int make_jobs(struct store *s, struct proc *p, struct err *err)
+static int add_jobs(struct store *s, struct proc *p, pid_t pid, uint64_t start, uint64_t end, struct err *err)
+{
+    for (uint64_t at = start; at < end; at += IMAGE_CHUNK_MAX) {
+        uint64_t len = end - at < IMAGE_CHUNK_MAX ? end - at : IMAGE_CHUNK_MAX;
+        struct chunk_job *more = grow(s->jobs, s->n, &s->cap, sizeof(*more));
+        if (!more)
+            return err_set(err, ENOMEM, "out of memory");
+        s->jobs = more;
+        more[s->n++] = (struct chunk_job){p, pid, at, (uint32_t)len};
+    }
+    return 0;
+}
+
+/* The pages that are to be read from the process itself, or (later) those that its snapshot has. */
+static int make_jobs(struct store *s, struct proc *p, bool later, struct err *err)
 {
     size_t n;
     uint64_t bytes;
     const struct page_run *runs = page_runs(p, &n, &bytes);
+    pid_t pid = later ? p->snapshot->pid : proc_task(p);
 
     for (size_t i = 0; i < n; i++) {
-        for (uint64_t at = 0; at < runs[i].len; at += IMAGE_CHUNK_MAX) {
-            uint64_t len = runs[i].len - at < IMAGE_CHUNK_MAX ? runs[i].len - at : IMAGE_CHUNK_MAX;
-            struct chunk_job *more = grow(s->jobs, s->n, &s->cap, sizeof(*more));
-            if (!more)
-                return err_set(err, ENOMEM, "out of memory");
-            s->jobs = more;
-            more[s->n++] = (struct chunk_job){p, runs[i].addr + at, (uint32_t)len};
+        uint64_t at = runs[i].addr, end = at + runs[i].len, begin = at;
+        while (at < end) { /* stretches that are all of one sort */
+            uint64_t next;
+            bool now = snapshot_lacks(p, at, &next), wanted = now != later;
+            at = next < end ? next : end;
+            if (wanted && at < end && snapshot_lacks(p, at, &next) == now)
+                continue;
+            if (wanted && add_jobs(s, p, pid, begin, at, err) < 0)
+                return -err->code;
+            begin = at;
         }
     }
     return 0;
 }
 
-int store_pages(struct ckpt *c, void (*progress)(void *, uint64_t), void *arg, struct err *err)
+int store_pages(struct ckpt *c, bool later, void (*progress)(void *, uint64_t), void *arg, struct err *err)
 {
     struct store s = {.progress = progress, .progress_arg = arg};
     unsigned workers = pool_workers();
@@ -282,8 +302,8 @@ int store_pages(struct ckpt *c, void (*progress)(void *, uint64_t), void *arg, s
     if (!s.buffers)
         return err_set(err, ENOMEM, "out of memory");
     for (size_t i = 0; i < c->nprocs && r == 0; i++)
-        if (c->procs[i]->mem)
-            r = make_jobs(&s, c->procs[i], err);
+        if (c->procs[i]->mem && (!later || (c->procs[i]->snapshot && c->procs[i]->snapshot->entered)))
+            r = make_jobs(&s, c->procs[i], later, err);
     if (r == 0)
         r = pool_run(store_chunk, &s, s.n, err);
     for (unsigned i = 0; i < workers; i++)

@@ -17,8 +17,11 @@ void page_list_free(struct page_list *l);
 /* Replace what collect_pages() found; takes the list over. */
 void set_page_runs(struct proc *p, struct page_list *l);
 
-/* Store the private pages of all processes (their writers are open); progress may be called by several threads. */
-int store_pages(struct ckpt *c, void (*progress)(void *arg, uint64_t bytes), void *arg, struct err *err);
+/*
+ * Store the private pages of all processes (their writers are open); progress may be called by several threads.
+ * First those that the processes alone have, then, later, those of their snapshots.
+ */
+int store_pages(struct ckpt *c, bool later, void (*progress)(void *arg, uint64_t bytes), void *arg, struct err *err);
 
 /* Put len bytes (whole pages) at addr of space, leaving out pages that are zero. Thread-safe. */
 int put_pages(struct image_writer *w, uint64_t space, uint64_t addr, const void *data, uint32_t len, struct err *err);

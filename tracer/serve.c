@@ -47,12 +47,18 @@ static int write_phase(struct tracer *t, const Wire__Msg *msg, struct err *err)
 {
     struct ckpt_identity id = {.computation = t->computation, .generation = t->generation, .time = t->time,
                                .host_id = t->host_id};
+    /* Alone, the program need not wait for its images; with others everyone is let go by a phase of its own. */
+    bool go_on = msg->phase->solo && !msg->phase->hold;
     int r;
 
     t->bytes_done = t->bytes_total = 0;
     t->progress_for = msg->phase->want_progress ? msg : NULL;
     t->progress_at = now_ns();
-    r = checkpoint_write(&t->checkpoint, &id, on_progress, t, err);
+    r = checkpoint_write(&t->checkpoint, &id, go_on ? t->follow : NULL, on_progress, t, err);
+    if (r == 0 && go_on)
+        checkpoint_resume(&t->checkpoint);
+    if (r == 0)
+        r = checkpoint_write_rest(&t->checkpoint, on_progress, t, err);
     t->progress_for = NULL;
     return r;
 }
@@ -106,8 +112,6 @@ static int solo(struct tracer *t, const Wire__Msg *msg, struct err *err)
     }
     if (r < 0 || write_phase(t, msg, err) < 0)
         return -err->code;
-    if (!msg->phase->hold)
-        checkpoint_resume(k);
     return sync_images(k->images, err);
 }
 

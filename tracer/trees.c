@@ -116,6 +116,7 @@ static bool below(pid_t pid, pid_t root)
 static int refollow(struct tracer *t, struct ckpt *c, pid_t without, struct err *err)
 {
     struct follow *f;
+    size_t n;
 
     if (follow_new(&f, err) < 0)
         return -err->code;
@@ -130,6 +131,12 @@ static int refollow(struct tracer *t, struct ckpt *c, pid_t without, struct err 
             return -err->code;
         }
     }
+    const pid_t *hidden = follow_hidden(t->follow, &n);
+    for (size_t i = 0; i < n; i++)
+        if (follow_hide(f, hidden[i], err) < 0) {
+            follow_free(f);
+            return -err->code;
+        }
     follow_free(t->follow);
     t->follow = f;
     return 0;

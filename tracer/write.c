@@ -205,6 +205,14 @@ static int begin_image(struct ckpt *c, struct proc *p, const struct ckpt_identit
     return 0;
 }
 
+void free_writers(struct ckpt *c)
+{
+    for (size_t i = 0; i < c->nprocs; i++) {
+        image_writer_free(c->procs[i]->writer);
+        c->procs[i]->writer = NULL;
+    }
+}
+
 static int finish_images(struct image_set *set, struct err *err)
 {
     for (size_t i = 0; i < set->n; i++) {
@@ -216,19 +224,15 @@ static int finish_images(struct image_set *set, struct err *err)
     return 0;
 }
 
-static int write_all(struct ckpt *c, const struct ckpt_identity *id, struct image_set *set,
-                     void (*progress)(void *, uint64_t), void *arg, struct err *err)
+static int begin_all(struct ckpt *c, const struct ckpt_identity *id, struct image_set *set, struct err *err)
 {
     for (size_t i = 0; i < c->nprocs; i++)
         if (begin_image(c, c->procs[i], id, set, err) < 0)
             return -err->code;
-    if (put_objects(c, err) < 0 || store_pages(c, progress, arg, err) < 0)
-        return err_wrap(err, "%s", c->options.ckptdir);
-    return finish_images(set, err);
+    return put_objects(c, err) < 0 ? err_wrap(err, "%s", c->options.ckptdir) : 0;
 }
 
-int write_images(struct ckpt *c, const struct ckpt_identity *id, struct image_set **out,
-                 void (*progress)(void *, uint64_t), void *arg, struct err *err)
+int begin_images(struct ckpt *c, const struct ckpt_identity *id, struct image_set **out, struct err *err)
 {
     struct image_set *set = calloc(1, sizeof(*set));
     int r;
@@ -240,18 +244,29 @@ int write_images(struct ckpt *c, const struct ckpt_identity *id, struct image_se
         return err_set(err, ENOMEM, "out of memory");
     }
     set->dirfd = open(c->options.ckptdir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    r = set->dirfd < 0 ? err_errno(err, "checkpoint directory %s", c->options.ckptdir)
-                       : write_all(c, id, set, progress, arg, err);
-    for (size_t i = 0; i < c->nprocs; i++) {
-        image_writer_free(c->procs[i]->writer);
-        c->procs[i]->writer = NULL;
+    r = set->dirfd < 0 ? err_errno(err, "checkpoint directory %s", c->options.ckptdir) : begin_all(c, id, set, err);
+    if (r == 0) {
+        *out = set;
+        return 0;
     }
-    if (r < 0) {
-        free_images(set);
-        return r;
-    }
-    *out = set;
-    return 0;
+    free_writers(c);
+    free_images(set);
+    return r;
+}
+
+int write_frozen(struct ckpt *c, void (*progress)(void *, uint64_t), void *arg, struct err *err)
+{
+    return store_pages(c, false, progress, arg, err) < 0 ? err_wrap(err, "%s", c->options.ckptdir) : 0;
+}
+
+int write_rest(struct ckpt *c, struct image_set *set, void (*progress)(void *, uint64_t), void *arg, struct err *err)
+{
+    int r = store_pages(c, true, progress, arg, err) < 0 ? err_wrap(err, "%s", c->options.ckptdir) : 0;
+
+    if (r == 0)
+        r = finish_images(set, err);
+    free_writers(c);
+    return r;
 }
 
 void describe_images(struct ckpt *c, const struct image_set *set, Wire__PhaseDone *out)

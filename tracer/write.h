@@ -14,15 +14,22 @@ struct ckpt_identity {
 
 struct image_set; /* the files of one checkpoint */
 
-/* Write everything (memory too) and fsync. On failure nothing is left behind. */
-int write_images(struct ckpt *c, const struct ckpt_identity *id, struct image_set **set,
-                 void (*progress)(void *arg, uint64_t bytes), void *arg, struct err *err);
+/* Write everything but memory. On success *set is the caller's. On failure nothing is left behind. */
+int begin_images(struct ckpt *c, const struct ckpt_identity *id, struct image_set **set, struct err *err);
+
+/* The pages that only the processes themselves have; they must stand still. */
+int write_frozen(struct ckpt *c, void (*progress)(void *arg, uint64_t bytes), void *arg, struct err *err);
+
+/* The pages of the snapshots, and the end of all images. */
+int write_rest(struct ckpt *c, struct image_set *set, void (*progress)(void *arg, uint64_t bytes), void *arg,
+               struct err *err);
 
 /* Their names, sizes and programs, for the coordinator; `out` is filled from the arena. */
 void describe_images(struct ckpt *c, const struct image_set *set, Wire__PhaseDone *out);
 
 int sync_images(struct image_set *set, struct err *err);
 int publish_images(struct image_set *set, struct err *err);
+void free_writers(struct ckpt *c); /* what is not written by now never will be */
 void free_images(struct image_set *set); /* what was not published is gone */
 
 #endif

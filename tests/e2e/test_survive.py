@@ -30,6 +30,7 @@ PROGRAMS = [
     Program("mem_proc"),
     Program("mem_reserve", image_below=16 << 20),
     Program("mem_shared"),
+    Program("mem_snapshot"),
     Program("mem_stack"),
     Program("mem_vdso"),
     Program("thr_attr"),
