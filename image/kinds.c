@@ -17,7 +17,9 @@
 #include "image/iouring.pb-c.h"
 #include "image/mm.pb-c.h"
 #include "image/mqueue.pb-c.h"
+#include "image/netlink.pb-c.h"
 #include "image/outside.pb-c.h"
+#include "image/packet.pb-c.h"
 #include "image/pidfd.pb-c.h"
 #include "image/pipe.pb-c.h"
 #include "image/process.pb-c.h"
@@ -57,8 +59,8 @@ static const struct {
     [KIND_SHM] = {"shm", &shm__descriptor},
     [KIND_UNIX] = {"unix", &unix__descriptor},
     [KIND_INET] = {"inet", &inet__descriptor},
-    [KIND_PACKET] = {"packet", NULL},
-    [KIND_NETLINK] = {"netlink", NULL},
+    [KIND_PACKET] = {"packet", &packet__descriptor},
+    [KIND_NETLINK] = {"netlink", &netlink__descriptor},
     [KIND_SYSV] = {"sysv", &sysv__descriptor},
     [KIND_MQUEUE] = {"mqueue", &mqueue__descriptor},
     [KIND_IOURING] = {"iouring", &iouring__descriptor},

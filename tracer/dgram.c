@@ -7,12 +7,18 @@
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
 
 #include "base/util.h"
 #include "tracer/inet.h"
 #include "tracer/peek.h"
+
+union any_address {
+    struct sockaddr_in v4;
+    struct sockaddr_in6 v6;
+};
 
 static bool is_udp(const Inet *m)
 {
@@ -47,11 +53,67 @@ static int check_corked(const Inet *m, int fd, struct err *err)
     return 0;
 }
 
+/* "0100007F:00FD": as the machine stores it, in words of 32 bits. */
+static bool parse_end(const char *text, int family, union any_address *a, socklen_t *len)
+{
+    uint32_t words[4] = {0};
+    unsigned port, n = family == AF_INET ? 1 : 4;
+
+    for (unsigned i = 0; i < n; i++)
+        if (sscanf(text + 8 * i, "%8x", &words[i]) != 1)
+            return false;
+    if (sscanf(text + 8 * n, ":%4x", &port) != 1)
+        return false;
+    memset(a, 0, sizeof(*a));
+    if (family == AF_INET) {
+        a->v4 = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = words[0]};
+        *len = sizeof(a->v4);
+    } else {
+        a->v6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port)};
+        memcpy(&a->v6.sin6_addr, words, sizeof(words));
+        *len = sizeof(a->v6);
+    }
+    return true;
+}
+
+/*
+ * getpeername(2) says that a socket without ports is not connected, also when it is. The kernel's table tells: a line
+ * of it has both ends, the state (1: connected), and as its tenth word the inode.
+ */
+static int find_peer(struct ckpt *c, struct object *o, struct err *err)
+{
+    Inet *m = inet_of(o);
+    int family = (int)m->socket->family;
+    _cleanup_free_ char *text = NULL;
+    char path[32], *save = NULL;
+    size_t n;
+
+    snprintf(path, sizeof(path), "/proc/net/%s%s", m->socket->type == SOCK_RAW ? "raw" : "icmp",
+             family == AF_INET6 ? "6" : "");
+    if (read_file(-1, path, &text, &n) < 0)
+        return 0;
+    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        unsigned long long ino;
+        union any_address a;
+        char remote[48];
+        unsigned state;
+        socklen_t len;
+        if (sscanf(line, " %*[^:]: %*s %47s %x %*s %*s %*s %*s %*s %llu", remote, &state, &ino) != 3 || ino != o->ino ||
+            state != 1 || !parse_end(remote, family, &a, &len))
+            continue;
+        m->remote = arena_bytes(c->arena, &a, len);
+        return m->remote.len ? 0 : err_set(err, ENOMEM, "out of memory");
+    }
+    return 0;
+}
+
 int dgram_collect(struct ckpt *c, int fd, struct object *o, struct err *err)
 {
     Inet *m = inet_of(o);
 
     if (check_errors(m, fd, err) < 0 || check_corked(m, fd, err) < 0)
+        return -err->code;
+    if (!m->remote.len && !is_udp(m) && find_peer(c, o, err) < 0)
         return -err->code;
     return mcast_collect(c, fd, m, err);
 }
