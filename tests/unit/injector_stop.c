@@ -104,7 +104,7 @@ static void visit(const struct family *f, bool stop_before)
     freeze(f, &regs, &mask);
     if (stop_before)
         kill(f->child, SIGSTOP);
-    assert_int_equal(inj_enter(&inj, f->child, f->child, &regs, mask, &err), 0);
+    assert_int_equal(inj_enter(&inj, f->child, f->child, &regs, mask, 0, &err), 0);
     if (!stop_before)
         kill(f->child, SIGSTOP);
     for (int i = 0; i < 3; i++) {
