@@ -215,6 +215,36 @@ static int list_trees(const struct restore *r, Wire__TracerConfig *c, struct err
     return c->tree ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
+/* The deadlines of interrupted calls, which the next checkpoint could not find out. */
+static int list_deadlines(const struct restore *r, Wire__TracerConfig *c, struct err *err)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < r->nprocs; i++)
+        n += r->procs[i].nthreads;
+    c->deadline = calloc(n + 1, sizeof(*c->deadline));
+    for (size_t i = 0; c->deadline && i < r->nprocs; i++) {
+        const struct rproc *p = &r->procs[i];
+        for (size_t k = 0; p->call_ends && k < p->nthreads; k++) {
+            const struct user_regs_struct *u = (const void *)p->threads[k]->regs.data;
+            Wire__TracerConfig__Deadline *d = p->call_ends[k] ? malloc(sizeof(*d)) : NULL;
+            if (!d)
+                continue;
+            wire__tracer_config__deadline__init(d);
+            d->tid = p->threads[k]->tid;
+            d->nr = p->threads[k]->call_nr;
+            d->at_ns = p->call_ends[k];
+            d->n_where = 6;
+            d->where = malloc(6 * sizeof(*d->where));
+            if (!d->where)
+                return err_set(err, ENOMEM, "out of memory");
+            memcpy(d->where, (const uint64_t[6]){u->rip, u->rsp, u->rdi, u->rsi, u->rdx, u->r10}, 6 * sizeof(*d->where));
+            c->deadline[c->n_deadline++] = d;
+        }
+    }
+    return c->deadline ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
 static int become_tracer(struct restore *r, const struct driver_config *config, struct err *err)
 {
     Wire__TracerConfig c = WIRE__TRACER_CONFIG__INIT;
@@ -225,7 +255,7 @@ static int become_tracer(struct restore *r, const struct driver_config *config, 
     char number[16];
     int fd;
 
-    if (!program || list_trees(r, &c, err) < 0 || coord_export(config->coord, &data, &len, err) < 0)
+    if (!program || list_trees(r, &c, err) < 0 || list_deadlines(r, &c, err) < 0 || coord_export(config->coord, &data, &len, err) < 0)
         return -err->code;
     c.connection.data = data;
     c.connection.len = len;

@@ -73,6 +73,14 @@ static bool call_again(const Thread *t, struct user_regs_struct *regs, uint64_t 
     }
 }
 
+static int64_t monotonic_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
+}
+
 static int next_stop(pid_t tid, enum __ptrace_request how, struct err *err)
 {
     int status;
@@ -87,7 +95,7 @@ static int next_stop(pid_t tid, enum __ptrace_request how, struct err *err)
  * makes the call once more; an interruption is due before it enters, so it does not wait, but leaves a
  * restart block with the right deadline, as the interruption of a real wait does.
  */
-static int redo_call(const struct rproc *p, const Thread *t, uint64_t ip, struct user_regs_struct *final,
+static int redo_call(const struct rproc *p, const Thread *t, uint64_t ip, struct user_regs_struct *final, int64_t *end,
                      struct err *err)
 {
     struct user_regs_struct regs = *final;
@@ -102,6 +110,8 @@ static int redo_call(const struct rproc *p, const Thread *t, uint64_t ip, struct
         return 0;
     }
     regs.rip = ip;
+    if (t->call_remaining_ns >= 0)
+        *end = monotonic_ns() + t->call_remaining_ns;
     if (pt_write(p->inj.pid, scratch, &left, sizeof(left), err) < 0 || pt_set_regs(t->tid, &regs, err) < 0 ||
         next_stop(t->tid, PTRACE_SYSCALL, err) < 0 || pt_interrupt(t->tid, err) < 0 ||
         next_stop(t->tid, PTRACE_CONT, err) < 0 || pt_get_regs(t->tid, &regs, err) < 0)
@@ -231,13 +241,14 @@ int threads_finish(struct restore *r, struct rproc *p, struct err *err)
     _cleanup_free_ struct user_regs_struct *regs = calloc(p->nthreads, sizeof(*regs));
     uint64_t ip;
 
-    if (!regs)
+    p->call_ends = restore_alloc(r, p->nthreads * sizeof(*p->call_ends));
+    if (!regs || !p->call_ends)
         return err_set(err, ENOMEM, "out of memory");
     if (vdso_syscall(r, p, &ip, err) < 0 || xstate_size(r, p->threads[0]->tid, err) < 0)
         return err_wrap(err, "process %d", p->pid);
     for (size_t i = 0; i < p->nthreads; i++) {
         memcpy(&regs[i], p->threads[i]->regs.data, sizeof(regs[i]));
-        if (redo_call(p, p->threads[i], ip, &regs[i], err) < 0 ||
+        if (redo_call(p, p->threads[i], ip, &regs[i], &p->call_ends[i], err) < 0 ||
             pt_set_sigmask(p->threads[i]->tid, ~0ull, err) < 0)
             return err_wrap(err, "process %d", p->pid);
     }

@@ -48,6 +48,7 @@ struct rproc {
     uint32_t next_slot;    /* of a process that has its memory first: slots given out */
     uint64_t vdso;         /* where this kernel's vDSO is in it; 0: unmapped */
     struct rproc *came_from; /* whose copy its memory was when it was forked; NULL: the driver's */
+    int64_t *call_ends;    /* of each thread: CLOCK_MONOTONIC, ns, when its interrupted call ends; 0: none */
     bool seized;           /* its threads are traced, and stopped */
     bool cleared;          /* nothing of the driver is mapped in it */
     void *priv;            /* of fd.c and the kinds */
@@ -60,6 +61,7 @@ struct robject {
     struct rproc *home;    /* the process in whose image it is */
     int fd;                /* the driver's own fd for it, -1: none (rebuild sets it if the kind has one) */
     void *priv;
+    size_t unopened;       /* descriptions of it that are still to be made */
     struct robject *next;
 };
 
@@ -67,9 +69,10 @@ struct robject {
 struct rofd {
     Ofd *msg;
     struct robject *object;
-    int fd;                /* the driver's copy, -1 before it is made */
+    int fd;                /* the driver's copy, -1: none (see restore_ofd_fd()) */
     struct rproc *proc;    /* a process that holds it and the number it has there */
     int remote;
+    bool placed;           /* it is there already */
     struct rofd *next;
 };
 
@@ -136,6 +139,11 @@ struct rebuild_ops {
     int (*open)(struct restore *r, struct robject *o, struct rofd *d, int *fd, struct err *err);
     /* The descriptions are not ours alone (dmtcp_restart's own streams): the core leaves flags and position alone. */
     bool borrowed;
+    /*
+     * There may be very many: a description is made when the first process gets it, and the driver keeps no copy, so that
+     * its own limit of open files does not count. `open` knows by o->unopened which is the last.
+     */
+    bool passing;
     /* What goes to fd `number` of a process, if not d->fd: an fd of the driver, which stays whoever's it is. */
     int (*pick)(struct restore *r, struct rofd *d, uint32_t number);
     /* Every process has its fds: queued content, epoll items, armed timers. */
@@ -155,6 +163,8 @@ void restore_note(const struct restore *r, const char *fmt, ...) __attribute__((
 
 struct robject *restore_object(const struct restore *r, uint64_t id);
 struct rofd *restore_ofd(const struct restore *r, uint64_t id);
+/* The driver's fd of it, made or fetched back if need be; -errno and err. */
+int restore_ofd_fd(struct restore *r, struct rofd *d, struct err *err);
 struct rproc *restore_proc(const struct restore *r, pid_t pid);
 
 /* objects.c, fd.c: everything about objects and descriptors, in the order in which the core calls it. */

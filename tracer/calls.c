@@ -274,7 +274,24 @@ static void shorten(pid_t pid, struct user_regs_struct *r, int64_t left)
     }
 }
 
-void settle_call(pid_t pid, struct thread *t)
+/* The kernel will go on with it from its own restart block. */
+static void note_restart_block(struct deadlines *d, pid_t pid, struct thread *t)
+{
+    long nr = -1;
+    int64_t left = -1;
+
+    if (t->regs.orig_rax != SYS_restart_syscall || !d || !deadline_find(d, t->tid, &t->regs, &nr, &left)) {
+        nr = block_call_nr(pid, t);
+        left = remaining_ns(pid, nr, t);
+    }
+    t->msg->call_state = 2;
+    t->msg->call_nr = (uint32_t)nr;
+    t->msg->call_remaining_ns = left;
+    if (d)
+        deadline_note(d, t->tid, nr, &t->regs, left);
+}
+
+void settle_call(struct deadlines *d, pid_t pid, struct thread *t)
 {
     struct user_regs_struct *r = &t->regs;
     int64_t result = (int64_t)r->rax;
@@ -286,10 +303,7 @@ void settle_call(pid_t pid, struct thread *t)
     if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND) {
         t->msg->call_state = 1;
     } else if (result == -ERESTART_RESTARTBLOCK) {
-        long nr = block_call_nr(pid, t);
-        t->msg->call_state = 2;
-        t->msg->call_nr = (uint32_t)nr;
-        t->msg->call_remaining_ns = remaining_ns(pid, nr, t);
+        note_restart_block(d, pid, t);
     } else if (result == -EINTR && again_after_eintr((long)r->orig_rax) && !signal_due(t) &&
                after_syscall_insn(pid, r->rip)) {
         int64_t left = remaining_ns(pid, (long)r->orig_rax, t);
@@ -316,7 +330,7 @@ void go_on_with_call(struct ckpt *c, struct thread *t)
     t->msg = &msg;
     if (pt_get_sigmask(t->tid, &t->sigmask, &ignored) == 0 &&
         peek_signals(c, t->tid, 0, &msg.pending, &msg.n_pending, &ignored) == 0)
-        settle_call(t->tid, t);
+        settle_call(NULL, t->tid, t);
     t->msg = NULL;
     if (memcmp(&before, &t->regs, sizeof(before)) != 0)
         pt_set_regs(t->tid, &t->regs, &ignored);

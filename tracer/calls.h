@@ -8,15 +8,16 @@
 #define TRACER_CALLS_H
 
 #include "tracer/ckpt.h"
+#include "tracer/deadline.h"
 
 /* Before a thread is interrupted: what it is blocked in, and since when if that matters. */
 void note_blocked_call(struct cpu_clocks *k, pid_t pid, struct thread *t);
 
 /*
  * After it has stopped and t->regs were read: make t->regs such that going on with them continues the
- * call, and fill call_state and call_remaining_ns of t->msg.
+ * call, and fill call_state and call_remaining_ns of t->msg. d may be NULL.
  */
-void settle_call(pid_t pid, struct thread *t);
+void settle_call(struct deadlines *d, pid_t pid, struct thread *t);
 
 /* For a thread that was stopped and is let go without more: so that it does not see that either. */
 void go_on_with_call(struct ckpt *c, struct thread *t);

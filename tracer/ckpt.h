@@ -146,6 +146,7 @@ struct cpu_clocks {
 
 struct ckpt {
     struct cpu_clocks clocks;
+    struct deadlines *deadlines; /* the tracer's: deadline.h */
     struct arena *arena;
     struct ckpt_options options;
     struct proc **procs; /* ascending pid; sorted so that parents need not come first */

@@ -81,7 +81,9 @@ static int freeze_phase(struct tracer *t, const Wire__Phase *ph, struct err *err
         free(t->computation);
         t->computation = strdup(ph->computation);
     }
-    return checkpoint_freeze(&t->checkpoint, t->follow, &o, err);
+    int r = checkpoint_freeze(&t->checkpoint, t->follow, &o, err);
+    t->checkpoint.c.deadlines = &t->deadlines;
+    return r;
 }
 
 static int look_at_all(struct tracer *t, const Wire__Msg *msg, struct err *err)
@@ -313,6 +315,7 @@ void tracer_end(struct tracer *t)
 {
     checkpoint_free(&t->checkpoint);
     follow_free(t->follow);
+    deadlines_free(&t->deadlines);
     coord_close(t->coord);
     for (size_t i = 0; i < t->ntrees; i++)
         wire__tree_options__free_unpacked(t->trees[i].options, NULL);

@@ -203,7 +203,7 @@ int prepare_threads(struct ckpt *c, struct proc *p, struct err *err)
         t->msg->tid = t->tid;
         if (peek_signals(c, t->tid, 0, &t->msg->pending, &t->msg->n_pending, err) < 0)
             return -err->code;
-        settle_call(t->tid, t);
+        settle_call(c->deadlines, t->tid, t);
         if (settle_rseq(p, t, err) < 0)
             return -err->code;
         /* At once: if the tracer is killed the program goes on with what is there. */

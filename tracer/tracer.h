@@ -4,6 +4,7 @@
 
 #include "coordinator/client.h"
 #include "tracer/checkpoint.h"
+#include "tracer/deadline.h"
 #include "tracer/follow.h"
 
 struct tree {
@@ -17,6 +18,7 @@ struct tracer {
     struct tree *trees;
     size_t ntrees, cap_trees;
     struct checkpoint checkpoint;
+    struct deadlines deadlines;
     char *computation;
     char *ckptdir;
     char host_id[40];

@@ -174,6 +174,19 @@ int trees_detach(struct tracer *t, pid_t pid, struct err *err)
     return 0;
 }
 
+/* What the driver knows of calls that go on. */
+static void take_deadlines(struct tracer *t, const Wire__TracerConfig *config)
+{
+    for (size_t i = 0; i < config->n_deadline; i++) {
+        const Wire__TracerConfig__Deadline *m = config->deadline[i];
+        struct deadline one = {.tid = m->tid, .nr = m->nr, .at_ns = m->at_ns};
+        if (m->n_where != ARRAY_SIZE(one.where))
+            continue;
+        memcpy(one.where, m->where, sizeof(one.where));
+        deadline_add(&t->deadlines, &one);
+    }
+}
+
 /* After a restart: this process already holds every thread in a ptrace-stop. Follow, then let go, all at once. */
 int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct err *err)
 {
@@ -191,6 +204,7 @@ int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct e
                 follow_correct(t->follow, tree->pid[k], 0);
         }
     }
+    take_deadlines(t, config);
     for (size_t i = 0; i < config->n_tree; i++) {
         for (size_t k = 0; k < config->tree[i]->n_pid; k++) {
             _cleanup_free_ int *tids = NULL;
