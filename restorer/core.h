@@ -133,6 +133,10 @@ int threads_finish(struct restore *r, struct rproc *p, struct err *err);
 
 /* stopped.c: stop again who was stopped, and seize its threads; the others' parasites are still there. */
 int stop_processes(struct restore *r, struct err *err);
+/* Those whose parents have still to be told that they went on: before anything waits for SIGCHLD. */
+int continue_processes(struct restore *r, struct err *err);
+/* The SIGSTOPs that were on their way, when all is done. */
+void send_stops(const struct restore *r);
 
 /* --- driver.c --- */
 

@@ -73,7 +73,7 @@ static int make_skeletons(struct restore *r, struct err *err)
     log_trace("restart: processes are there");
     if (tree_groups(r, err) < 0 || tty_foreground(r, err) < 0)
         return -err->code;
-    return tree_zombies(r, err);
+    return tree_zombies(r, err) < 0 ? -err->code : continue_processes(r, err);
 }
 
 static int fill_skeletons(struct restore *r, struct err *err)
@@ -98,6 +98,7 @@ int restore_all(struct restore *r, struct err *err)
         each(r, timers_restore, err) < 0 || arm_objects(r, err) < 0 || each(r, thread_host, err) < 0 ||
         last_objects(r, err) < 0 || stop_processes(r, err) < 0 || each(r, threads_seize, err) < 0 || finish_all(r, err) < 0)
         return -err->code;
+    send_stops(r);
     log_trace("restart: registers");
     return 0;
 }

@@ -47,7 +47,7 @@ int signals_restore(struct restore *r, struct rproc *p, struct err *err)
     for (size_t i = 0; p->signals && i < p->signals->n_pending; i++) {
         siginfo_t si;
         memcpy(&si, p->signals->pending[i]->info.data, sizeof(si));
-        if (timer_sends(p, &si))
+        if (timer_sends(p, &si) || si.si_signo == SIGSTOP) /* nobody can block that one: send_stops() */
             continue;
         inj_call(&b, BLOB_MUST, SYS_rt_sigqueueinfo, p->inj.pid, si.si_signo, inj_data(&b, &si, sizeof(si)));
         if (run_full_batch(&b, "pending signals", err) < 0)

@@ -54,7 +54,7 @@ static void add_pending(const struct rproc *p, const Thread *t, struct inj_batch
     for (size_t i = 0; i < t->n_pending; i++) {
         siginfo_t si;
         memcpy(&si, t->pending[i]->info.data, sizeof(si));
-        if (timer_sends(p, &si))
+        if (timer_sends(p, &si) || si.si_signo == SIGSTOP) /* send_stops() */
             continue;
         inj_call(b, BLOB_MUST, SYS_rt_tgsigqueueinfo, p->inj.pid, t->tid, si.si_signo, inj_data(b, &si, sizeof(si)));
     }

@@ -19,6 +19,7 @@
 #include "tracer/collect.h"
 
 #define NSIGNALS 64
+#define CHILDREN 128u /* that are asked about at the same time */
 #define GUESTS   64u /* threads that are asked at the same time */
 
 struct kernel_sigaction {
@@ -278,21 +279,51 @@ static int ask_threads(struct proc *p, struct err *err)
     return 0;
 }
 
-/* Only its parent can tell whether the report that a process has stopped still waits for being waited for. */
-static int ask_told(struct proc *p, struct err *err)
+/*
+ * Only their parent can tell of stopped and continued processes whether it has waited for the report of that. One call
+ * asks for both, as there is at most one of them (signal_set_stop_flags() in include/linux/sched/signal.h).
+ */
+static int take_reports(struct proc **children, uint32_t n, struct inj_batch *b, uint64_t at, struct err *err)
+{
+    if (inj_run(b, err) < 0)
+        return -err->code;
+    for (uint32_t i = 0; i < n; i++) {
+        const siginfo_t *si = inj_at(b, at + i * sizeof(*si));
+        Process *m = children[i]->process;
+        if (inj_ret(b, i) != 0)
+            continue;
+        m->stop_told = m->state == 2 && si->si_pid == 0;
+        m->continue_untold = m->state == 0 && si->si_pid != 0 && si->si_code == CLD_CONTINUED;
+    }
+    return 0;
+}
+
+static int ask_of_children(struct ckpt *c, struct proc *p, struct err *err)
 {
     _cleanup_batch_ struct inj_batch b = {0};
-    siginfo_t none = {0};
-    uint64_t at;
+    struct proc *children[CHILDREN];
+    uint32_t n = 0;
+    uint64_t at = 0;
 
-    if (inj_begin(&b, &p->parent->inj, err) < 0)
-        return -err->code;
-    at = inj_data(&b, &none, sizeof(none));
-    inj_call(&b, 0, SYS_waitid, P_PID, p->pid, at, WSTOPPED | WNOHANG | WNOWAIT | __WALL, 0);
-    if (inj_run(&b, err) < 0)
-        return -err->code;
-    p->process->stop_told = inj_ret(&b, 0) == 0 && ((siginfo_t *)inj_at(&b, at))->si_pid == 0;
-    return 0;
+    for (size_t i = 0; i < c->nprocs; i++) {
+        if (c->procs[i]->parent != p || c->procs[i]->zombie)
+            continue;
+        if (!n) {
+            inj_end(&b);
+            if (inj_begin(&b, &p->inj, err) < 0)
+                return -err->code;
+            at = inj_data(&b, NULL, CHILDREN * sizeof(siginfo_t));
+        }
+        inj_call(&b, 0, SYS_waitid, P_PID, c->procs[i]->pid, at + n * sizeof(siginfo_t),
+                 WSTOPPED | WCONTINUED | WNOHANG | WNOWAIT | __WALL, 0);
+        children[n++] = c->procs[i];
+        if (n == CHILDREN) {
+            if (take_reports(children, n, &b, at, err) < 0)
+                return -err->code;
+            n = 0;
+        }
+    }
+    return n ? take_reports(children, n, &b, at, err) : 0;
 }
 
 int collect_inside(struct ckpt *c, struct proc *p, struct err *err)
@@ -310,7 +341,7 @@ int collect_inside(struct ckpt *c, struct proc *p, struct err *err)
     take(c, p, &b, &in);
     if (p->nthreads > 1 && ask_threads(p, err) < 0)
         return err_wrap(err, "process %d", p->pid);
-    if (p->process->state == 2 && p->parent && p->parent->injected && ask_told(p, err) < 0)
-        return err_wrap(err, "process %d: its parent", p->pid);
+    if (ask_of_children(c, p, err) < 0)
+        return err_wrap(err, "process %d: its children", p->pid);
     return 0;
 }

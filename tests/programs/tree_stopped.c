@@ -1,7 +1,7 @@
 /*
  * Stopped processes: one whose parent has been told, one whose parent has not, one with threads, one that
  * was stopped by a terminal signal. They are still stopped, the parent is told exactly as often as it should
- * be, and SIGCONT continues them.
+ * be, and SIGCONT continues them. So is the parent of one that was continued.
  */
 #include <errno.h>
 #include <pthread.h>
@@ -19,13 +19,16 @@ struct child {
     int sig;
     bool threads, told;
     pid_t pid;
+    bool continued; /* it goes on again; told is about that */
 };
 
 static struct child children[] = {
-    {"stopped, parent told", SIGSTOP, false, true, 0},
-    {"stopped, parent not told", SIGSTOP, false, false, 0},
-    {"stopped with threads", SIGSTOP, true, true, 0},
-    {"stopped by SIGTSTP", SIGTSTP, false, true, 0},
+    {"stopped, parent told", SIGSTOP, false, true, 0, false},
+    {"stopped, parent not told", SIGSTOP, false, false, 0, false},
+    {"stopped with threads", SIGSTOP, true, true, 0, false},
+    {"stopped by SIGTSTP", SIGTSTP, false, true, 0, false},
+    {"continued, parent told", SIGSTOP, false, true, 0, true},
+    {"continued, parent not told", SIGSTOP, false, false, 0, true},
 };
 
 #define CHILDREN (sizeof(children) / sizeof(children[0]))
@@ -62,6 +65,8 @@ static void run(const struct child *c, int up)
     for (i = 0; i < 3 && c->threads; i++)
         pthread_create(&threads[i], NULL, thread, NULL);
     MUST(write(up, "x", 1));
+    while (c->continued)
+        pause(); /* until it is killed */
     check_idle();
     for (i = 0; i < 3 && c->threads; i++)
         pthread_join(threads[i], NULL);
@@ -75,7 +80,28 @@ static void stop(struct child *c)
     MUST(kill(c->pid, c->sig));
     while (state_of(c->pid) != 'T')
         check_sleep(0.002);
-    MUST(waitid(P_PID, (id_t)c->pid, &info, WSTOPPED | (c->told ? 0 : WNOWAIT)));
+    if (!c->continued) {
+        MUST(waitid(P_PID, (id_t)c->pid, &info, WSTOPPED | (c->told ? 0 : WNOWAIT)));
+        return;
+    }
+    MUST(kill(c->pid, SIGCONT));
+    MUST(waitid(P_PID, (id_t)c->pid, &info, WCONTINUED | (c->told ? 0 : WNOWAIT)));
+    while (state_of(c->pid) != 'S')
+        check_sleep(0.002);
+}
+
+/* Told that it goes on as often as it should be, and never that it had stopped. */
+static void finish_continued(const struct child *c)
+{
+    int status = 0;
+
+    check_num('S', state_of(c->pid), "%s: state", c->what);
+    check_num(c->told ? 0 : c->pid, waitpid(c->pid, &status, WCONTINUED | WUNTRACED | WNOHANG), "%s: waitpid", c->what);
+    if (!c->told)
+        check_num(1, WIFCONTINUED(status), "%s: is that what it is told?", c->what);
+    check_num(0, waitpid(c->pid, &status, WCONTINUED | WUNTRACED | WNOHANG), "%s: waitpid once more", c->what);
+    MUST(kill(c->pid, SIGKILL));
+    check_num(c->pid, waitpid(c->pid, &status, 0), "%s: waitpid at the end", c->what);
 }
 
 static void finish(const struct child *c)
@@ -132,6 +158,6 @@ int main(int argc, char **argv)
         kill(children[0].pid, SIGCONT);
     check_sleep(0.02);
     for (i = 0; i < CHILDREN; i++)
-        finish(&children[i]);
+        children[i].continued ? finish_continued(&children[i]) : finish(&children[i]);
     return check_end();
 }
