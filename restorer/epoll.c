@@ -115,7 +115,8 @@ static int add_displaced(struct restore *r, struct inj_batch *b, const struct wa
         return -err->code;
     if (there && inj_failed(aside))
         return err_set(err, (int)-aside, "putting fd %u aside: %s", it->fd, strerror((int)-aside));
-    if (place_fd(w->p, restore_ofd(r, it->ofd)->fd, it->fd, true, err) < 0 || add_one(b, w, it, err) < 0)
+    int fd = restore_ofd_fd(r, restore_ofd(r, it->ofd), err);
+    if (fd < 0 || place_fd(w->p, fd, it->fd, true, err) < 0 || add_one(b, w, it, err) < 0)
         return -err->code;
     inj_reset(b);
     if (there) {

@@ -1,7 +1,7 @@
 /*
  * Descriptor tables. Every open file description is made once, here in the driver, and passed to all
  * processes that have it with SCM_RIGHTS, so they share it as they did. Then each is moved to its number
- * (fdmove.c). What must wait until threads exist, or until nothing can raise a signal any more, is done in
+ * (fdmove.c). Of kinds that are `passing` no copy stays here. What must wait until threads exist, or until nothing can raise a signal any more, is done in
  * arm_objects().
  */
 #include "restorer/fd.h"
@@ -54,12 +54,24 @@ static int open_one(struct restore *r, struct rofd *d, struct err *err)
         return err_set(err, EINVAL, "open file %llu of a kind that cannot be open",
                        (unsigned long long)d->msg->id);
     d->fd = -1;
+    d->object->unopened--;
     if (ops->open(r, d->object, d, &d->fd, err) < 0)
         return -err->code;
     return ops->borrowed || d->fd < 0 ? 0 : set_state(d, err);
 }
 
-/* In the order of ids: that of their discovery. */
+int restore_ofd_fd(struct restore *r, struct rofd *d, struct err *err)
+{
+    int res = 0;
+
+    if (d->fd < 0 && d->placed)
+        res = d->fd = inj_get_fd(&d->proc->inj, d->remote, err);
+    else if (d->fd < 0 && d->object->ops->passing)
+        res = open_one(r, d, err);
+    return res < 0 ? res : d->fd;
+}
+
+/* In the order of ids: that of their discovery. Those of passing kinds wait until somebody is to have them. */
 static int open_all(struct restore *r, struct err *err)
 {
     _cleanup_free_ struct rofd **sorted = NULL;
@@ -74,7 +86,7 @@ static int open_all(struct restore *r, struct err *err)
         sorted[i++] = d;
     qsort(sorted, n, sizeof(struct rofd *), by_ofd_id);
     for (i = 0; i < n; i++) {
-        if (open_one(r, sorted[i], err) == 0)
+        if ((sorted[i]->proc && sorted[i]->object->ops->passing) || open_one(r, sorted[i], err) == 0)
             continue;
         if (sorted[i]->proc)
             err_wrap(err, "process %d: fd %d", sorted[i]->proc->pid, sorted[i]->remote);
@@ -100,8 +112,10 @@ static int by_number(const void *a, const void *b)
 /* Tables ascend in honest images; d->proc and d->remote say where a description is held first. */
 static int check_tables(struct restore *r, struct err *err)
 {
-    for (struct rofd *d = r->ofds; d; d = d->next)
+    for (struct rofd *d = r->ofds; d; d = d->next) {
         d->proc = NULL;
+        d->object->unopened++;
+    }
     for (size_t i = 0; i < r->nprocs; i++) {
         struct rproc *p = &r->procs[i];
         FdTable *t = p->fdtable;
@@ -190,6 +204,18 @@ static int move(struct rproc *p, const struct fd_move *moves, uint32_t n, struct
     return inj_check(&b, err, "descriptors");
 }
 
+/* It has arrived where it is looked for later. A copy stays only where its signals are still to be set. */
+static void let_pass(struct rproc *p, struct rofd *d, int number)
+{
+    if (!d->object->ops->passing || d->fd < 0)
+        return;
+    d->placed = d->placed || (d->proc == p && d->remote == number);
+    if (!d->placed || d->msg->owner || d->msg->owner_sig)
+        return;
+    close(d->fd);
+    d->fd = -1;
+}
+
 static int send_some(struct restore *r, struct rproc *p, Fd *const *fds, uint32_t n, struct err *err)
 {
     int ours[INJ_MAX_FDS], theirs[INJ_MAX_FDS], wanted[INJ_MAX_FDS];
@@ -199,6 +225,8 @@ static int send_some(struct restore *r, struct rproc *p, Fd *const *fds, uint32_
     for (uint32_t i = 0; i < n; i++) {
         struct rofd *d = restore_ofd(r, fds[i]->ofd);
         int picked = d->object->ops->pick ? d->object->ops->pick(r, d, fds[i]->fd) : -1;
+        if (d->object->ops->passing && restore_ofd_fd(r, d, err) < 0)
+            return err_wrap(err, "process %d: fd %u", p->pid, fds[i]->fd);
         ours[i] = picked >= 0 ? picked : d->fd;
         wanted[i] = (int)fds[i]->fd;
         cloexec[i] = fds[i]->cloexec;
@@ -207,7 +235,11 @@ static int send_some(struct restore *r, struct rproc *p, Fd *const *fds, uint32_
         return -err->code;
     if (fd_moves(theirs, wanted, cloexec, n, moves, err) < 0)
         return err_wrap(err, "process %d", p->pid);
-    return move(p, moves, n, err);
+    if (move(p, moves, n, err) < 0)
+        return -err->code;
+    for (uint32_t i = 0; i < n; i++)
+        let_pass(p, restore_ofd(r, fds[i]->ofd), (int)fds[i]->fd);
+    return 0;
 }
 
 static int fill_table(struct restore *r, struct rproc *p, struct err *err)

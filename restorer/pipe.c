@@ -1,6 +1,6 @@
 /*
- * Pipes and FIFOs. A pipe is made and filled here; each end that was open is opened anew through
- * /proc/self/fd, which also gives second descriptions of an end. A FIFO is opened by its name; to keep
+ * Pipes and FIFOs. A pipe is made and filled when the first process is to get an end; further descriptions of an end
+ * are opened through /proc/self/fd. A FIFO is opened by its name; to keep
  * open(2) from waiting for the other end, and the content from getting lost, the driver has both ends open
  * until the programs run.
  */
@@ -17,9 +17,12 @@
 #include "image/pipe.pb-c.h"
 #include "restorer/fd.h"
 
+#define LARGE_FILE 0100000u /* the kernel's O_LARGEFILE, which the headers hide */
+
 struct rpipe {
     char *path;      /* FIFO; NULL: a pipe */
     int read, write; /* the driver's ends */
+    bool read_taken, write_taken;
 };
 
 static const Pipe *pipe_of(const struct robject *o)
@@ -135,7 +138,6 @@ static int fill_pipe(const struct robject *o, const struct rpipe *k, struct err 
 static int pipe_rebuild(struct restore *r, struct robject *o, struct err *err)
 {
     struct rpipe *k = o->priv;
-    int pair[2];
 
     if (k->path) {
         if (o->fd < 0 && nameless_fifo(r, o, k->path, err) < 0)
@@ -144,6 +146,13 @@ static int pipe_rebuild(struct restore *r, struct robject *o, struct err *err)
             return -err->code;
         return fill_pipe(o, k, err) < 0 ? err_wrap(err, "%s", k->path) : 0;
     }
+    return 0; /* when it is opened: there may be many */
+}
+
+static int make_pipe(struct robject *o, struct rpipe *k, struct err *err)
+{
+    int pair[2];
+
     if (pipe2(pair, O_CLOEXEC | O_NONBLOCK) < 0)
         return err_errno(err, "pipe");
     o->fd = k->read = pair[0];
@@ -151,14 +160,43 @@ static int pipe_rebuild(struct restore *r, struct robject *o, struct err *err)
     return fill_pipe(o, k, err);
 }
 
+/*
+ * The first description of each end is the one that pipe2(2) made; what was opened through /proc says O_LARGEFILE, as
+ * further ones do.
+ */
+static int open_end(const struct robject *o, struct rpipe *k, uint32_t flags, bool by_path)
+{
+    uint32_t mode = flags & (O_ACCMODE | LARGE_FILE);
+    int fd;
+
+    if (by_path || ((mode != O_RDONLY || k->read_taken) && (mode != O_WRONLY || k->write_taken)))
+        return reopen(o->fd, flags | O_NONBLOCK);
+    fd = fcntl(mode == O_RDONLY ? k->read : k->write, F_DUPFD_CLOEXEC, 3);
+    *(mode == O_RDONLY ? &k->read_taken : &k->write_taken) = true;
+    return fd < 0 ? -errno : fd;
+}
+
+static void drop_ends(struct robject *o, struct rpipe *k)
+{
+    if (k->read >= 0)
+        close(k->read);
+    if (k->write >= 0)
+        close(k->write);
+    o->fd = k->read = k->write = -1;
+}
+
 /* Packet mode cannot be asked for in open(2); the core sets it with the other flags. */
 static int pipe_open(struct restore *r, struct robject *o, struct rofd *d, int *fd, struct err *err)
 {
-    const struct rpipe *k = o->priv;
+    struct rpipe *k = o->priv;
     uint32_t flags = open_flags(d->msg) & ~(uint32_t)(O_DIRECT | O_PATH);
 
     (void)r;
-    *fd = reopen(o->fd, flags | O_NONBLOCK);
+    if (!k->path && o->fd < 0 && make_pipe(o, k, err) < 0)
+        return -err->code;
+    *fd = k->path ? reopen(o->fd, flags | O_NONBLOCK) : open_end(o, k, flags, d->msg->flags & O_PATH);
+    if (!k->path && !o->unopened)
+        drop_ends(o, k);
     if (*fd < 0)
         return err_set(err, -*fd, "%s: %s", k->path ? k->path : "a pipe's end", strerror(-*fd));
     return 0;
@@ -170,4 +208,5 @@ const struct rebuild_ops pipe_ops = {
     .prepare = pipe_prepare,
     .rebuild = pipe_rebuild,
     .open = pipe_open,
+    .passing = true,
 };

@@ -35,10 +35,11 @@ static int attach(const struct letter *l, struct msghdr *h, pid_t pid, struct er
         c->cmsg_type = SCM_RIGHTS;
         c->cmsg_len = CMSG_LEN(l->u->n_ofds * sizeof(int));
         for (size_t i = 0; i < l->u->n_ofds; i++) {
-            const struct rofd *d = restore_ofd(l->r, l->u->ofds[i]);
-            if (!d || d->fd < 0)
+            struct rofd *d = restore_ofd(l->r, l->u->ofds[i]);
+            int fd = d ? restore_ofd_fd(l->r, d, err) : -1;
+            if (fd < 0)
                 return err_set(err, ENOTSUP, "a descriptor in flight of a kind that can't be sent");
-            memcpy(CMSG_DATA(c) + i * sizeof(int), &d->fd, sizeof(int));
+            memcpy(CMSG_DATA(c) + i * sizeof(int), &fd, sizeof(int));
         }
         used = CMSG_SPACE(l->u->n_ofds * sizeof(int));
     }
