@@ -35,6 +35,11 @@ struct scan_arg {
 #define SCAN_GUARD    (1ull << 8)
 #define SCAN_AT_ONCE  512
 
+/* Entries of /proc/PID/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
+#define PM_EXCLUSIVE  (1ull << 56)
+#define PM_FILE       (1ull << 61)
+#define PM_PRESENT    (1ull << 63)
+
 int page_list_add(struct page_list *m, uint64_t start, uint64_t end, struct err *err)
 {
     if (m->n && m->runs[m->n - 1].addr + m->runs[m->n - 1].len == start) {
@@ -218,14 +223,37 @@ int put_pages(struct image_writer *w, uint64_t space, uint64_t addr, const void 
     return 0;
 }
 
-/* process_vm_readv is the fast way; where the process itself may not read (PROT_NONE) /proc/PID/mem still can. */
+/* Is any page of the range anonymous memory that others have mapped, too (copy-on-write since a fork)? */
+static bool any_shared(pid_t pid, uint64_t addr, uint32_t len)
+{
+    uint64_t entry[IMAGE_CHUNK_MAX / IMAGE_PAGE];
+    size_t n = len / IMAGE_PAGE;
+    char path[32];
+
+    if (n > ARRAY_SIZE(entry))
+        return true;
+    snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
+    _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0 || pread_full(fd, entry, n * sizeof(*entry), (off_t)(addr / IMAGE_PAGE * sizeof(*entry))) < 0)
+        return false;
+    for (size_t i = 0; i < n; i++)
+        if ((entry[i] & (PM_PRESENT | PM_FILE | PM_EXCLUSIVE)) == PM_PRESENT)
+            return true;
+    return false;
+}
+
+/*
+ * process_vm_readv is the fast way for what a process has alone. It pins pages, for which the kernel gives the process
+ * its own copy of each that is shared copy-on-write (gup_must_unshare() in mm/internal.h); /proc/PID/mem does not, and it
+ * can read what the process itself may not (PROT_NONE).
+ */
 int read_memory(pid_t pid, uint64_t addr, void *buf, uint32_t len, struct err *err)
 {
     struct iovec l = {buf, len}, r = {(void *)addr, len};
     char path[32];
     int res;
 
-    if (process_vm_readv(pid, &l, 1, &r, 1, 0) == (ssize_t)len)
+    if (!any_shared(pid, addr, len) && process_vm_readv(pid, &l, 1, &r, 1, 0) == (ssize_t)len)
         return 0;
     snprintf(path, sizeof(path), "/proc/%d/mem", pid);
     _cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
