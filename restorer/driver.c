@@ -191,29 +191,35 @@ static int join(struct restore *r, const struct driver_config *config, struct er
     return 0;
 }
 
-/* One Tree for each root; every process is named once. */
+static int add_tree(const struct restore *r, Wire__TracerConfig *c, pid_t root, struct err *err)
+{
+    Wire__TracerConfig__Tree *t = malloc(sizeof(*t));
+
+    if (!t)
+        return err_set(err, ENOMEM, "out of memory");
+    wire__tracer_config__tree__init(t);
+    t->root = root;
+    c->tree[c->n_tree++] = t;
+    if (c->n_tree > 1)
+        return 0;
+    t->pid = calloc(r->nprocs + 1, sizeof(*t->pid)); /* the first takes them all */
+    if (!t->pid)
+        return err_set(err, ENOMEM, "out of memory");
+    for (size_t k = 0; k < r->nprocs; k++)
+        t->pid[t->n_pid++] = r->procs[k].pid;
+    return 0;
+}
+
+/* One Tree for each root, which may have any place in the order of pids; every process is named once. */
 static int list_trees(const struct restore *r, Wire__TracerConfig *c, struct err *err)
 {
     c->tree = calloc(r->nprocs + 1, sizeof(*c->tree));
-    for (size_t i = 0; c->tree && i < r->nprocs; i++) {
-        const struct rproc *p = &r->procs[i];
-        bool root = p->process->is_root && !p->parent;
-        if (!root && c->n_tree)
-            continue;
-        Wire__TracerConfig__Tree *t = malloc(sizeof(*t));
-        if (!t)
-            return err_set(err, ENOMEM, "out of memory");
-        wire__tracer_config__tree__init(t);
-        t->root = p->pid;
-        t->pid = calloc(r->nprocs + 1, sizeof(*t->pid));
-        if (!t->pid)
-            return err_set(err, ENOMEM, "out of memory");
-        if (!c->n_tree) /* the first takes them all */
-            for (size_t k = 0; k < r->nprocs; k++)
-                t->pid[t->n_pid++] = r->procs[k].pid;
-        c->tree[c->n_tree++] = t;
-    }
-    return c->tree ? 0 : err_set(err, ENOMEM, "out of memory");
+    if (!c->tree)
+        return err_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < r->nprocs; i++)
+        if (r->procs[i].process->is_root && !r->procs[i].parent && add_tree(r, c, r->procs[i].pid, err) < 0)
+            return -err->code;
+    return c->n_tree ? 0 : add_tree(r, c, r->procs[0].pid, err);
 }
 
 /* The deadlines of interrupted calls, which the next checkpoint could not find out. */

@@ -187,6 +187,14 @@ static void take_deadlines(struct tracer *t, const Wire__TracerConfig *config)
     }
 }
 
+static bool is_tree(const Wire__TracerConfig *config, pid_t pid)
+{
+    for (size_t i = 0; i < config->n_tree; i++)
+        if (config->tree[i]->root == pid)
+            return true;
+    return false;
+}
+
 /* After a restart: this process already holds every thread in a ptrace-stop. Follow, then let go, all at once. */
 int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct err *err)
 {
@@ -197,7 +205,7 @@ int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct e
         for (size_t k = 0; k < tree->n_pid; k++) {
             struct proc_stat s;
             struct err ignored;
-            if (follow_add(t->follow, tree->pid[k], tree->pid[k] == tree->root, err) < 0)
+            if (follow_add(t->follow, tree->pid[k], is_tree(config, tree->pid[k]), err) < 0)
                 return -err->code;
             /* A zombie has ended already: no record will say so. */
             if (read_stat(tree->pid[k], &s, &ignored) == 0 && s.state == 'Z')

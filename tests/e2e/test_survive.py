@@ -61,6 +61,7 @@ PROGRAMS = [
     Program("tree_stopped"),
     Program("tree_subreaper"),
     Program("tree_vfork"),
+    Program("tree_wrapped", users=ROOT_ONLY),
     Program("tree_zombie"),
     Program("file_async"),
     Program("file_basic"),
