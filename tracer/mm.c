@@ -20,9 +20,10 @@ static uint64_t advice_of(const struct map *m)
         char two[3];
         uint64_t bit;
     } bits[] = {
-        {"dc", VMA_ADV_DONTFORK},  {"wf", VMA_ADV_WIPEONFORK}, {"dd", VMA_ADV_DONTDUMP},   {"mg", VMA_ADV_MERGEABLE},
-        {"hg", VMA_ADV_HUGEPAGE},  {"nh", VMA_ADV_NOHUGEPAGE}, {"sr", VMA_ADV_SEQUENTIAL}, {"rr", VMA_ADV_RANDOM},
-        {"lo", VMA_ADV_LOCKED},    {"lf", VMA_ADV_LOCKONFAULT}, {"dp", VMA_ADV_DROPPABLE}, {"sl", VMA_ADV_SEALED},
+        {"dc", VMA_ADV_DONTFORK},    {"wf", VMA_ADV_WIPEONFORK}, {"dd", VMA_ADV_DONTDUMP},
+        {"mg", VMA_ADV_MERGEABLE},   {"hg", VMA_ADV_HUGEPAGE},   {"nh", VMA_ADV_NOHUGEPAGE},
+        {"sr", VMA_ADV_SEQUENTIAL},  {"rr", VMA_ADV_RANDOM},     {"lo", VMA_ADV_LOCKED},
+        {"lf", VMA_ADV_LOCKONFAULT}, {"dp", VMA_ADV_DROPPABLE},  {"sl", VMA_ADV_SEALED},
     };
     uint64_t advice = 0;
 
@@ -68,7 +69,8 @@ static uint32_t vma_kind(const struct object *o)
 /* The first map that the file system, not the kernel, backs is looked at through /proc/PID/map_files. */
 static int file_vma(struct ckpt *c, struct proc *p, const struct map *m, Vma *v, struct err *err)
 {
-    char *via = arena_printf(c->arena, "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, proc_task(p), m->start, m->end);
+    char *via =
+        arena_printf(c->arena, "/proc/%d/map_files/%" PRIx64 "-%" PRIx64, proc_task(p), m->start, m->end);
     struct object *o = ckpt_mapping_object(c, p, via, m, err);
 
     if (!o)
@@ -79,19 +81,16 @@ static int file_vma(struct ckpt *c, struct proc *p, const struct map *m, Vma *v,
     return 0;
 }
 
-/* Of this process, or of another that shares its memory. */
-static bool is_parasite(const struct ckpt *c, const struct proc *p, const struct map *m)
+/* The parasite of this process, or of another that shares its memory, of which the map shows something. */
+static const struct inj *parasite_in(const struct ckpt *c, const struct proc *p, const struct map *m)
 {
     for (size_t i = 0; i < c->nprocs; i++) {
         const struct proc *q = c->procs[i];
-        if (q->mm_proc == p->mm_proc && q->injected && m->start < q->inj.base + q->inj.size && m->end > q->inj.base) {
-            /* It was mapped just now, so it shows what mlockall(MCL_FUTURE) has asked for. */
-            if (map_flag(m, "lo"))
-                p->mm->mlock_future = MCL_CURRENT | MCL_FUTURE | (map_flag(m, "lf") ? MCL_ONFAULT : 0);
-            return true;
-        }
+        if (q->mm_proc == p->mm_proc && q->injected && m->start < q->inj.base + q->inj.size &&
+            m->end > q->inj.base)
+            return &q->inj;
     }
-    return false;
+    return NULL;
 }
 
 static int add_vma(struct ckpt *c, struct proc *p, const struct map *m, struct err *err)
@@ -99,8 +98,6 @@ static int add_vma(struct ckpt *c, struct proc *p, const struct map *m, struct e
     Vma *v;
 
     if (named(m, "[vsyscall]"))
-        return 0;
-    if (is_parasite(c, p, m))
         return 0;
     v = arena_alloc(c->arena, sizeof(*v));
     vma__init(v);
@@ -138,6 +135,27 @@ static int add_vma(struct ckpt *c, struct proc *p, const struct map *m, struct e
     arena_push(c->arena, (void ***)&p->mm->vmas, &p->mm->n_vmas, v);
     p->mm->resident_bytes += m->rss;
     return 0;
+}
+
+/*
+ * A parasite is left out. The kernel makes one map of what has the same flags and lies side by side, so a map
+ * that shows a parasite can also show what the program has mapped below and above it.
+ */
+static int add_map(struct ckpt *c, struct proc *p, const struct map *m, struct err *err)
+{
+    const struct inj *inj = parasite_in(c, p, m);
+    struct map below = *m, above = *m;
+
+    if (!inj)
+        return add_vma(c, p, m, err);
+    /* It was mapped just now, so it shows what mlockall(MCL_FUTURE) has asked for. */
+    if (map_flag(m, "lo"))
+        p->mm->mlock_future = MCL_CURRENT | MCL_FUTURE | (map_flag(m, "lf") ? MCL_ONFAULT : 0);
+    below.end = inj->base;
+    above.start = inj->base + inj->size;
+    if (below.start < below.end && add_map(c, p, &below, err) < 0)
+        return -err->code;
+    return above.start < above.end ? add_map(c, p, &above, err) : 0;
 }
 
 static int save_vdso(struct ckpt *c, struct proc *p, struct err *err)
@@ -193,7 +211,7 @@ int collect_mm(struct ckpt *c, struct proc *p, struct err *err)
     if (read_maps(proc_task(p), &maps, &n, err) < 0)
         return -err->code;
     for (size_t i = 0; i < n && r == 0; i++)
-        r = add_vma(c, p, &maps[i], err);
+        r = add_map(c, p, &maps[i], err);
     maps_free(maps, n);
     if (r == 0)
         r = save_vdso(c, p, err);

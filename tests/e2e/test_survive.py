@@ -14,6 +14,7 @@ ROOT_ONLY = ("root",)
 PROGRAMS = [
     Program("count"),
     Program("mem_anon"),
+    Program("mem_beside"),
     Program("mem_brk"),
     Program("mem_code"),
     Program("mem_cow"),
