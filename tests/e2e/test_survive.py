@@ -48,6 +48,7 @@ PROGRAMS = [
     Program("sig_itimers"),
     Program("sig_pending"),
     Program("sig_timers"),
+    Program("sig_trap"),
     Program("tree_attr"),
     Program("tree_cgroup", users=ROOT_ONLY),
     Program("tree_chroot", users=ROOT_ONLY),
