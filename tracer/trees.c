@@ -195,6 +195,38 @@ static bool is_tree(const Wire__TracerConfig *config, pid_t pid)
     return false;
 }
 
+/*
+ * All threads are named before the first runs: it may wait for another process, or kill it, and then there is nothing
+ * left to be named.
+ */
+static int let_go(const Wire__TracerConfig *config, struct err *err)
+{
+    _cleanup_free_ pid_t *all = NULL;
+    size_t n_all = 0, cap = 0;
+
+    for (size_t i = 0; i < config->n_tree; i++) {
+        for (size_t k = 0; k < config->tree[i]->n_pid; k++) {
+            _cleanup_free_ int *tids = NULL;
+            struct err gone;
+            char dir[40];
+            size_t n;
+            snprintf(dir, sizeof(dir), "/proc/%d/task", config->tree[i]->pid[k]);
+            if (list_numbers(dir, &tids, &n, &gone) < 0)
+                continue; /* somebody has killed it */
+            for (size_t m = 0; m < n; m++) {
+                pid_t *more = grow(all, n_all, &cap, sizeof(*all));
+                if (!more)
+                    return err_set(err, ENOMEM, "out of memory");
+                all = more;
+                all[n_all++] = tids[m];
+            }
+        }
+    }
+    for (size_t i = 0; i < n_all; i++)
+        ptrace(PTRACE_DETACH, all[i], NULL, 0);
+    return 0;
+}
+
 /* After a restart: this process already holds every thread in a ptrace-stop. Follow, then let go, all at once. */
 int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct err *err)
 {
@@ -213,42 +245,55 @@ int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct e
         }
     }
     take_deadlines(t, config);
-    for (size_t i = 0; i < config->n_tree; i++) {
-        for (size_t k = 0; k < config->tree[i]->n_pid; k++) {
-            _cleanup_free_ int *tids = NULL;
-            char dir[40];
-            size_t n;
-            snprintf(dir, sizeof(dir), "/proc/%d/task", config->tree[i]->pid[k]);
-            if (list_numbers(dir, &tids, &n, err) < 0)
-                return -err->code;
-            for (size_t m = 0; m < n; m++)
-                ptrace(PTRACE_DETACH, tids[m], NULL, 0);
+    return let_go(config, err);
+}
+
+/*
+ * Kill all that live, by pidfd: a process that has no record of its end when its pidfd is open is the one that is meant,
+ * not a later one with its pid. *one: a pidfd that ends when it has died, -1: nobody was left.
+ */
+static int kill_members(struct follow *f, int *one, struct err *err)
+{
+    size_t n, n_fds = 0;
+    const struct member *m = follow_members(f, &n);
+    _cleanup_free_ struct member *then = malloc((n + 1) * sizeof(*then));
+    _cleanup_free_ int *fds = malloc((n + 1) * sizeof(*fds));
+
+    *one = -1;
+    if (!then || !fds)
+        return err_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        int fd = m[i].threads > 0 ? (int)syscall(SYS_pidfd_open, m[i].pid, 0) : -1;
+        if (fd >= 0) {
+            then[n_fds] = m[i];
+            fds[n_fds++] = fd;
         }
     }
-    return 0;
+    int r = follow_update(f, err);
+    m = follow_members(f, &n);
+    for (size_t k = 0; k < n_fds; k++) {
+        for (size_t i = 0; r == 0 && i < n; i++)
+            if (m[i].pid == then[k].pid && m[i].threads > 0)
+                syscall(SYS_pidfd_send_signal, fds[k], SIGKILL, NULL, 0);
+        if (*one < 0)
+            *one = fds[k];
+        else
+            close(fds[k]);
+    }
+    return r;
 }
 
 int trees_kill(struct tracer *t, struct err *err)
 {
     while (follow_alive(t->follow)) {
-        size_t n;
-        const struct member *m = follow_members(t->follow, &n);
-        int wait = -1;
-        for (size_t i = 0; i < n; i++) {
-            if (m[i].threads <= 0)
-                continue;
-            kill(m[i].pid, SIGKILL);
-            if (wait < 0)
-                wait = (int)syscall(SYS_pidfd_open, m[i].pid, 0);
-        }
-        if (wait >= 0) {
-            poll(&(struct pollfd){.fd = wait, .events = POLLIN}, 1, 5000);
-            close(wait);
-        }
-        if (follow_update(t->follow, err) < 0)
+        int one, r = kill_members(t->follow, &one, err);
+        if (one >= 0 && r == 0)
+            poll(&(struct pollfd){.fd = one, .events = POLLIN}, 1, 5000);
+        if (one >= 0)
+            close(one);
+        if (r < 0 || follow_update(t->follow, err) < 0)
             return -err->code;
     }
-    t->checkpoint.c.killed = true;
     checkpoint_free(&t->checkpoint);
     return 0;
 }
