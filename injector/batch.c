@@ -3,6 +3,7 @@
  * fetched back. Only what a batch uses of the area is ever written or read.
  */
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -172,6 +173,52 @@ int inj_run(struct inj_batch *b, struct err *err)
     if (inj_start(b, err) < 0)
         return -err->code;
     return finish(b, err);
+}
+
+void inj_says(struct inj_batch *b, uint32_t op)
+{
+    const struct blob_msg m = {.op = op};
+
+    inj_call(b, 0, SYS_sendto, b->inj->remote_ctl, inj_data(b, &m, sizeof(m)), sizeof(m), MSG_NOSIGNAL);
+}
+
+/* The child has not said hello yet: it may also have ended. */
+static int await_child(const struct inj *inj, int pidfd, struct err *err)
+{
+    struct pollfd p[2] = {{.fd = inj->ctl, .events = POLLIN}, {.fd = pidfd, .events = POLLIN}};
+
+    while (poll(p, 2, -1) < 0)
+        if (errno != EINTR)
+            return err_errno(err, "poll");
+    return p[0].revents ? 0 : err_set(err, ECHILD, "process %d: what it forked has ended", inj->pid);
+}
+
+/* Either may be the first to speak. */
+int inj_finish_fork(struct inj_batch *b, uint32_t fork_call, int *pidfd, struct err *err)
+{
+    bool done = false, hello = false;
+    struct blob_msg m;
+
+    *pidfd = -1;
+    while (!done || !hello) {
+        if (done && await_child(b->inj, *pidfd, err) < 0)
+            return -err->code;
+        if (inj_wait_msg(b->inj, &m, err) < 0)
+            return -err->code;
+        hello |= m.op == BLOB_HELLO;
+        if (m.op != BLOB_DONE)
+            continue;
+        done = true;
+        if (get(b, err) < 0)
+            return -err->code;
+        if (inj_failed(inj_ret(b, fork_call)))
+            return err_set(err, (int)-inj_ret(b, fork_call), "process %d: fork: %s", b->inj->pid,
+                           strerror((int)-inj_ret(b, fork_call)));
+        *pidfd = (int)syscall(SYS_pidfd_open, (pid_t)inj_ret(b, fork_call), 0);
+        if (*pidfd < 0)
+            return err_errno(err, "pidfd_open");
+    }
+    return 0;
 }
 
 /* The host tells how many it could make; only those report. */

@@ -114,8 +114,16 @@ static inline uint64_t inj_str(struct inj_batch *b, const char *s)
 /* Run it and fetch results and data. Only a dead target or a broken channel is an error here. */
 int inj_run(struct inj_batch *b, struct err *err);
 
-/* Begin to run it, without waiting for the end: for calls that do not return. */
+/* Begin to run it, without waiting for the end: for calls that do not return, or for the next. */
 int inj_start(const struct inj_batch *b, struct err *err);
+
+/*
+ * The end of a batch that was started and has one BLOB_FORK_REST call. When the child exists, *pidfd is for it (the
+ * caller's, -1: there is none) and it has sent the message BLOB_HELLO by a call of its own; it was inj_says() that
+ * appended that. Results are those of the parent's part.
+ */
+int inj_finish_fork(struct inj_batch *b, uint32_t fork_call, int *pidfd, struct err *err);
+void inj_says(struct inj_batch *b, uint32_t op);
 
 /*
  * Run a batch whose calls are clones (BLOB_MUST | BLOB_CLONE_VM) of up to n threads that each have a first
@@ -164,8 +172,8 @@ int inj_spawn(struct inj *child, uint64_t base, uint32_t slots, uint64_t clone_f
 /*
  * Let `parent` fork. flags: clone flags besides the exit signal; set_tid as in clone3(2), npids levels of
  * pid namespaces. CLONE_VM children get the slot `slot` and its stack. The child's control socket is at
- * remote_ctl there, -1: wherever there is room (the parent's copy of it is closed again). A child never returns to
- * the program: when its control socket ends it exits. When the parent is traced with
+ * remote_ctl there (the parent's copy of it is closed again). A child never returns to the program: when its control
+ * socket ends it exits. When the parent is traced with
  * PTRACE_O_TRACEFORK and its kin, the child's first ptrace-stop is still to be waited for and continued by
  * `attach` (may be NULL), called with the child's pid before its greeting is expected.
  */

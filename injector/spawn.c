@@ -125,7 +125,6 @@ static int remote_clone(struct inj *parent, struct inj *child, const struct inj_
 {
     _cleanup_batch_ struct inj_batch b = {0};
     struct clone_args ca = {.flags = a->flags, .exit_signal = (uint64_t)a->exit_signal};
-    const int ctl = child->remote_ctl = a->remote_ctl < 0 ? end : a->remote_ctl;
     uint32_t call;
 
     if (inj_begin(&b, parent, err) < 0)
@@ -138,7 +137,7 @@ static int remote_clone(struct inj *parent, struct inj *child, const struct inj_
         uint64_t top = inj_slot_stack(child, a->slot), slot_at = inj_slot(child, a->slot);
         struct blob_call first = {.nr = SYS_getpid}; /* its report tells that the child runs */
         struct blob_slot slot = {.calls = inj_data(&b, &first, sizeof(first)), .ncalls = 1, .flags = BLOB_SLOT_HOST,
-                                 .ctl = ctl, .index = a->slot, .nslots = 1};
+                                 .ctl = a->remote_ctl, .index = a->slot, .nslots = 1};
         if (pt_write(parent->pid, slot_at, &slot, sizeof(slot), err) < 0 ||
             pt_write(parent->pid, top - 16, &slot_at, sizeof(slot_at), err) < 0)
             return -err->code;
@@ -146,15 +145,13 @@ static int remote_clone(struct inj *parent, struct inj *child, const struct inj_
         ca.stack_size = INJ_SLOT_STACK - 16;
     }
     uint64_t args_at = inj_data(&b, &ca, sizeof(ca));
-    if (ctl != end) {
-        inj_call(&b, BLOB_MUST, SYS_dup3, end, ctl);
-        inj_call(&b, BLOB_MUST, SYS_close, end);
-    }
+    inj_call(&b, BLOB_MUST, SYS_dup3, end, a->remote_ctl);
+    inj_call(&b, BLOB_MUST, SYS_close, end);
     call = inj_call(&b, a->flags & CLONE_VM ? BLOB_CLONE_VM : BLOB_FORK, SYS_clone3, args_at, sizeof(ca));
-    b.calls[call].pad = (uint32_t)ctl;
+    b.calls[call].pad = (uint32_t)a->remote_ctl;
     /* The end of the child must be seen on its socket: nobody else may hold it. (A forked child does not run this.) */
     if (!(a->flags & CLONE_FILES))
-        inj_call(&b, 0, SYS_close, ctl);
+        inj_call(&b, 0, SYS_close, a->remote_ctl);
     if (inj_run(&b, err) < 0 || inj_check(&b, err, "control socket") < 0)
         return -err->code;
     if (inj_failed(inj_ret(&b, call)))

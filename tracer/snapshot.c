@@ -24,6 +24,7 @@
 #define WORTH_ALL   (32ull << 20) /* all that there is to write: less takes no longer than what this costs */
 #define WORTH_ONE   (2ull << 20)  /* of one process */
 #define UNMAPS_MAX  1500u         /* shared mappings of a process: more than one batch could unmap */
+#define AT_ONCE     16u
 #define END_MS      10000         /* how long the end of a process is waited for */
 
 /* --- is it worth it, and is there room ------------------------------------------------------------- */
@@ -118,38 +119,42 @@ static uint64_t cgroup_left(pid_t pid)
 }
 
 /* In the worst case the program writes to every page before it is in the image. */
-static bool affordable(const struct ckpt *c, uint64_t bytes)
+static bool affordable(struct proc *const *p, size_t n, uint64_t bytes)
 {
-    uint64_t left = memory_left();
-
-    if (left / 2 < bytes)
+    if (memory_left() / 2 < bytes)
         return false;
-    for (size_t i = 0; i < c->nprocs; i++)
-        if (suits(c->procs[i]) && cgroup_left(c->procs[i]->pid) / 2 < bytes)
+    for (size_t i = 0; i < n; i++)
+        if (cgroup_left(p[i]->pid) / 2 < bytes)
             return false;
     return true;
 }
 
 /* --- taking ----------------------------------------------------------------------------------------- */
 
-/* What the copy holds of the program besides its memory is let go. */
-static int empty(struct proc *p, struct inj *s, struct err *err)
+/*
+ * The parasite forks, and the child runs the rest: it lets go of what it holds of the program besides its memory, says
+ * so, and waits for the end of the control socket, which it does not read.
+ */
+static uint32_t ask(struct proc *p, struct inj_batch *b)
 {
-    _cleanup_batch_ struct inj_batch b = {0};
+    const struct clone_args ca = {.flags = CLONE_UNTRACED};
+    const struct pollfd ctl = {.fd = p->inj.remote_ctl};
+    uint32_t call = inj_call(b, BLOB_FORK_REST, SYS_clone3, inj_data(b, &ca, sizeof(ca)), sizeof(ca));
 
-    if (inj_begin(&b, s, err) < 0)
-        return -err->code;
-    if (s->remote_ctl > 0)
-        inj_call(&b, BLOB_MUST, SYS_close_range, 0, s->remote_ctl - 1, 0);
-    inj_call(&b, BLOB_MUST, SYS_close_range, s->remote_ctl + 1, ~0u, 0);
-    inj_call(&b, BLOB_MUST, SYS_setsid);
-    inj_call(&b, 0, SYS_chdir, inj_str(&b, "/"));
+    if (ctl.fd > 0)
+        inj_call(b, 0, SYS_close_range, 0, ctl.fd - 1, 0);
+    inj_call(b, 0, SYS_close_range, ctl.fd + 1, ~0u, 0);
+    inj_call(b, 0, SYS_setsid);
+    inj_call(b, 0, SYS_chdir, inj_str(b, "/"));
     for (size_t i = 0; i < p->mm->n_vmas; i++) {
         const Vma *v = p->mm->vmas[i];
         if (shared(v) && !not_copied(v) && v->kind != VMA_VVAR)
-            inj_call(&b, BLOB_MUST, SYS_munmap, v->start, v->end - v->start);
+            inj_call(b, 0, SYS_munmap, v->start, v->end - v->start);
     }
-    return inj_run(&b, err) < 0 ? -err->code : inj_check(&b, err, "emptying a snapshot");
+    inj_says(b, BLOB_HELLO);
+    inj_call(b, 0, SYS_ppoll, inj_data(b, &ctl, sizeof(ctl)), 1, 0, 0, 8);
+    inj_call(b, 0, SYS_exit_group, 0);
+    return call;
 }
 
 /* Short of memory, the kernel is to end this and not the program. */
@@ -164,46 +169,85 @@ static int first_to_go(pid_t pid, struct err *err)
     return 0;
 }
 
-static int take_one(struct ckpt *c, struct follow *f, struct proc *p, struct err *err)
-{
-    const struct inj_fork_args a = {.flags = CLONE_UNTRACED, .remote_ctl = -1};
-    struct inj *s = arena_alloc(c->arena, sizeof(*s));
+struct taking {
+    struct proc *p;
+    struct inj_batch batch;
+    uint32_t fork_call;
+};
 
-    if (!s)
-        return err_set(err, ENOMEM, "out of memory");
-    *s = (struct inj){.ctl = -1, .pidfd = -1};
-    if (inj_fork(&p->inj, s, &a, err) < 0) {
-        if (s->pid > 0)
-            p->snapshot = s; /* it is there, though of no use: to be ended */
+static int begin(struct taking *t, struct proc *p, struct err *err)
+{
+    t->p = p;
+    if (inj_begin(&t->batch, &p->inj, err) < 0)
         return -err->code;
+    t->fork_call = ask(p, &t->batch);
+    return inj_start(&t->batch, err);
+}
+
+/* The child is hidden and known as soon as it exists, so that it is ended whatever fails then. */
+static int finish(struct ckpt *c, struct follow *f, struct taking *t, struct err *err)
+{
+    struct inj *s = arena_alloc(c->arena, sizeof(*s));
+    int pidfd, r = inj_finish_fork(&t->batch, t->fork_call, &pidfd, err);
+
+    if (pidfd < 0)
+        return r;
+    if (!s) {
+        close(pidfd);
+        return err_set(err, ENOMEM, "out of memory");
     }
-    p->snapshot = s;
-    return empty(p, s, err) < 0 ? -err->code : first_to_go(s->pid, err);
+    *s = (struct inj){.pid = (pid_t)inj_ret(&t->batch, t->fork_call), .pidfd = pidfd,
+                      .ctl = fcntl(t->p->inj.ctl, F_DUPFD_CLOEXEC, 3)};
+    t->p->snapshot = s;
+    if (follow_hide(f, s->pid, err) < 0 || r < 0)
+        return -err->code;
+    if (s->ctl < 0)
+        return err_errno(err, "process %d: control socket", t->p->pid);
+    if (first_to_go(s->pid, err) < 0)
+        return -err->code;
+    s->entered = true; /* it can be read */
+    return 0;
+}
+
+/* Some at a time: each takes a batch's memory, and all fork side by side. */
+static size_t take_some(struct ckpt *c, struct follow *f, struct proc **p, size_t n, struct err *err)
+{
+    struct taking t[AT_ONCE] = {0};
+    size_t begun = 0, taken = 0;
+    struct err late = {0};
+
+    while (begun < n && !err->code)
+        if (begin(&t[begun], p[begun], err) == 0)
+            begun++;
+        else
+            inj_end(&t[begun].batch);
+    for (size_t i = 0; i < begun; i++) {
+        if (finish(c, f, &t[i], &late) == 0)
+            taken++;
+        else if (!err->code)
+            *err = late;
+        inj_end(&t[i].batch);
+    }
+    return taken;
 }
 
 void snapshots_take(struct ckpt *c, struct follow *f)
 {
+    _cleanup_free_ struct proc **p = calloc(c->nprocs + 1, sizeof(struct proc *));
     uint64_t all = 0, bytes;
-    size_t n, taken = 0;
+    size_t n = 0, runs, taken = 0;
     struct err err = {0};
 
-    for (size_t i = 0; i < c->nprocs; i++)
+    for (size_t i = 0; p && i < c->nprocs; i++)
         if (suits(c->procs[i])) {
-            page_runs(c->procs[i], &n, &bytes);
+            page_runs(c->procs[i], &runs, &bytes);
             all += bytes;
+            p[n++] = c->procs[i];
         }
-    if (all < WORTH_ALL || !affordable(c, all))
+    if (all < WORTH_ALL || !affordable(p, n, all))
         return;
-    for (size_t i = 0; i < c->nprocs && !err.code; i++) {
-        struct proc *p = c->procs[i];
-        if (!suits(p))
-            continue;
-        take_one(c, f, p, &err);
-        if (p->snapshot && follow_hide(f, p->snapshot->pid, &err) == 0)
-            taken++;
-        if (p->snapshot)
-            p->snapshot->entered = !err.code; /* it can be read */
-    }
+    for (size_t at = 0; at < n && !err.code; at += AT_ONCE)
+        taken += take_some(c, f, p + at, n - at < AT_ONCE ? n - at : AT_ONCE, &err);
     if (err.code)
         log_trace("written while it stands still: %s", err.msg);
     log_trace("snapshots: %zu", taken);

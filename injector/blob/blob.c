@@ -60,6 +60,10 @@ static void run(struct blob_slot *slot, struct blob_call *calls, uint32_t n)
             send_msg(slot->ctl, BLOB_HELLO, 0);
             return;
         }
+        if ((c->flags & BLOB_FORK_REST) && c->ret == 0)
+            slot->flags &= ~BLOB_SLOT_HEALS;
+        else if (c->flags & BLOB_FORK_REST)
+            break;
         if ((c->flags & BLOB_MUST) && failed(c->ret))
             break;
     }

@@ -27,6 +27,7 @@ struct blob_call {
 #define BLOB_ARG_RET(k) (1u << (k)) /* arg[k] is the number of an earlier call: use its result */
 #define BLOB_MUST       (1u << 8)   /* when it fails, do not run the rest of the batch */
 #define BLOB_FORK       (1u << 9)   /* a fork: the child goes on in the loop, with ctl = (int)pad */
+#define BLOB_FORK_REST  (1u << 11)  /* a fork: the child alone runs the rest of the batch, the parent is through */
 #define BLOB_CLONE_VM   (1u << 10)  /* shares memory: the child pops its slot's address from its stack */
 #define BLOB_NOT_RUN    (1u << 31)  /* set by the parasite when a BLOB_MUST call before it failed */
 
@@ -60,6 +61,6 @@ struct blob_msg {
 
 #define BLOB_RUN   1u
 #define BLOB_DONE  2u
-#define BLOB_HELLO 3u /* a forked child is in its loop */
+#define BLOB_HELLO 3u /* a forked child is in its loop, or where a batch has it say so */
 
 #endif
