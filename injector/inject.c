@@ -8,6 +8,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stddef.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
@@ -183,12 +184,31 @@ int inj_enter(struct inj *inj, pid_t pid, pid_t tid, const struct user_regs_stru
     return 0;
 }
 
+/*
+ * The leader of a killed process can be interrupted, but is reported only when its other threads have been waited for
+ * (delay_group_leader() in kernel/exit.c): whoever waits for it alone waits for ever.
+ */
+static bool dead_leader(pid_t tid)
+{
+    _cleanup_free_ char *text = NULL;
+    const char *state;
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/%d/stat", tid);
+    if (read_file(AT_FDCWD, path, &text, NULL) < 0)
+        return false;
+    state = strrchr(text, ')');
+    return state && state[1] == ' ' && state[2] == 'Z';
+}
+
 int inj_stop_thread(pid_t tid, struct err *err)
 {
     int status;
 
     if (pt_interrupt(tid, err) < 0)
         return -err->code;
+    if (dead_leader(tid))
+        return err_set(err, ESRCH, "thread %d has ended", tid);
     for (;;) {
         if (pt_wait(tid, &status, err) < 0)
             return -err->code;
