@@ -172,7 +172,7 @@ static int to_call_stop(pid_t tid, struct err *err)
         if (pt_wait(tid, &status, err) < 0)
             return -err->code;
         sig = pt_sigstop(status);
-    } while (status >> 16 || (WSTOPSIG(status) & 0x7f) != SIGTRAP);
+    } while (status >> 16 || WSTOPSIG(status) != (SIGTRAP | 0x80));
     return 0;
 }
 

@@ -39,7 +39,9 @@ int pt_set_sigmask(pid_t tid, uint64_t mask, struct err *err);
  * with registers that are not its own, until the caller sets them.
  *
  * The call is made between two stops of PTRACE_SYSCALL, not by a step: a tracer that is killed takes these along, while
- * the trap flag of a step would stay and its trap kill the thread.
+ * the trap flag of a step would stay and its trap kill the thread. The thread must have been seized with
+ * PTRACE_O_TRACESYSGOOD: without it the kernel sends SIGTRAP when a stop ends with the tracer
+ * (ptrace_report_syscall()).
  *
  * No mask holds SIGSTOP back: one that is on its way comes first, is delivered, and the call is made in a process
  * that counts as stopped. So it is when it is let go, and its parent has been told.

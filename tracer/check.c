@@ -48,7 +48,7 @@ static bool can_inject(char *why, size_t size)
     uint64_t mask;
     int64_t ret = 0;
     int status;
-    bool ok = pid > 0 && pt_seize(pid, 0, &err) == 0 && pt_interrupt(pid, &err) == 0 &&
+    bool ok = pid > 0 && pt_seize(pid, PTRACE_O_TRACESYSGOOD, &err) == 0 && pt_interrupt(pid, &err) == 0 &&
               pt_wait(pid, &status, &err) == 0 && pt_get_regs(pid, &regs, &err) == 0 &&
               pt_get_sigmask(pid, &mask, &err) == 0 && inj_enter(&inj, pid, pid, &regs, mask, 0, &err) == 0 &&
               inj_syscall(&inj, &ret, &err, SYS_getpid, (uint64_t[6]){0}) == 0 && ret == pid &&

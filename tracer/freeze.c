@@ -27,7 +27,7 @@
 #include "tracer/procfs.h"
 
 #define SEIZE_OPTIONS \
-    (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC)
+    (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD)
 #define VFORK_PATIENCE_NS 5000000000ll /* how long a vfork child may take to exec or exit */
 
 static struct proc *known_proc(const struct ckpt *c, pid_t pid)

@@ -138,7 +138,7 @@ static int settle_seccomp(struct proc *p, struct thread *t, const struct proc_st
     t->msg->seccomp_mode = st->seccomp;
     if (!st->seccomp)
         return 0;
-    if (ptrace(PTRACE_SETOPTIONS, t->tid, 0, PTRACE_O_SUSPEND_SECCOMP) < 0)
+    if (ptrace(PTRACE_SETOPTIONS, t->tid, 0, PTRACE_O_SUSPEND_SECCOMP | PTRACE_O_TRACESYSGOOD) < 0)
         return err_errno(err, "process %d: it has a seccomp filter, which only root (CAP_SYS_ADMIN) may lift for a checkpoint",
                          p->pid);
     return 0;

@@ -85,7 +85,7 @@ static void freeze(const struct family *f, struct user_regs_struct *regs, uint64
     struct err err = {0};
     int status;
 
-    assert_int_equal(pt_seize(f->child, 0, &err), 0);
+    assert_int_equal(pt_seize(f->child, PTRACE_O_TRACESYSGOOD, &err), 0);
     assert_int_equal(pt_interrupt(f->child, &err), 0);
     assert_int_equal(pt_wait(f->child, &status, &err), 0);
     assert_int_equal(pt_get_regs(f->child, regs, &err), 0);
