@@ -283,17 +283,28 @@ static int kill_members(struct follow *f, int *one, struct err *err)
     return r;
 }
 
+/* Threads that are held in a ptrace-stop have to be waited for here before their process counts as ended. */
+static void wait_end(int pidfd)
+{
+    for (int n = 0; n < 1000; n++) {
+        if (poll(&(struct pollfd){.fd = pidfd, .events = POLLIN}, 1, 5) != 0)
+            return;
+        thaw_late();
+    }
+}
+
 int trees_kill(struct tracer *t, struct err *err)
 {
     while (follow_alive(t->follow)) {
         int one, r = kill_members(t->follow, &one, err);
         if (one >= 0 && r == 0)
-            poll(&(struct pollfd){.fd = one, .events = POLLIN}, 1, 5000);
+            wait_end(one);
         if (one >= 0)
             close(one);
         if (r < 0 || follow_update(t->follow, err) < 0)
             return -err->code;
     }
+    t->checkpoint.c.killed = true;
     checkpoint_free(&t->checkpoint);
     return 0;
 }
