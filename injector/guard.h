@@ -11,6 +11,8 @@
 
 #include "injector/inject.h"
 
+#define GUARD_SPACE 320u /* at the end of the vDSO; what is before it is left alone */
+
 /*
  * Find where calls can be made: inj->call gets the registers for it, in which only number and arguments are missing.
  * A process without a vDSO, or without room there, has its calls made at any syscall instruction and is not guarded.

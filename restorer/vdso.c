@@ -201,6 +201,16 @@ static int trampolines(const struct restore *r, struct rproc *p, struct err *err
     return run_batch(&b, "vDSO", err);
 }
 
+/* The zeros behind the end of this kernel's, where the tracer puts its own (tracer/shortcall.h). */
+static uint64_t tail(const struct vdso *v)
+{
+    const uint8_t *end = (const uint8_t *)v->end, *at = end;
+
+    while (at > (const uint8_t *)v->code && !at[-1])
+        at--;
+    return (uint64_t)(end - at);
+}
+
 /* Is the image's the same code, and its data where the code will look for it? */
 static bool same(const struct restore *r, const struct rproc *p)
 {
@@ -208,7 +218,7 @@ static bool same(const struct restore *r, const struct rproc *p)
     const struct vdso *v = r->vdso;
     uint64_t data = v->code - v->start;
 
-    if (old->len != v->end - v->code || memcmp(old->data, (void *)v->code, old->len) != 0 || p->mm->vdso < data)
+    if (old->len != v->end - v->code || memcmp(old->data, (void *)v->code, old->len - tail(v)) != 0 || p->mm->vdso < data)
         return false;
     /* Its data pages need room before it: of the image's own data pages only. */
     for (size_t i = 0; i < p->mm->n_vmas; i++) {
@@ -218,6 +228,18 @@ static bool same(const struct restore *r, const struct rproc *p)
             return false;
     }
     return true;
+}
+
+static int put_tail(const struct restore *r, const struct rproc *p, struct err *err)
+{
+    const ProtobufCBinaryData *old = &p->mm->vdso_content;
+    uint64_t n = tail(r->vdso);
+    const uint8_t *from = old->data + old->len - n;
+
+    for (uint64_t i = 0; i < n; i++)
+        if (from[i])
+            return pt_poke(p->inj.pid, p->vdso + old->len - n, from, n, err);
+    return 0;
 }
 
 int vdso_place(struct restore *r, struct rproc *p, struct inj_batch *b, struct err *err)
@@ -230,6 +252,7 @@ int vdso_place(struct restore *r, struct rproc *p, struct inj_batch *b, struct e
     if (p->mm->vdso) {
         move(v, b, p->vdso - data, p->mm->vdso - data);
         p->vdso = p->mm->vdso;
+        return run_batch(b, "vDSO", err) < 0 ? -err->code : put_tail(r, p, err);
     } else {
         inj_call(b, BLOB_MUST, SYS_munmap, p->vdso - data, v->end - v->start);
         p->vdso = 0;

@@ -16,6 +16,7 @@
 #include "base/util.h"
 #include "injector/ptrace.h"
 #include "tracer/procfs.h"
+#include "tracer/shortcall.h"
 
 #define ERESTARTSYS           512
 #define ERESTARTNOINTR        513
@@ -324,11 +325,13 @@ void go_on_with_call(struct ckpt *c, struct thread *t)
     struct user_regs_struct before;
     struct err ignored;
 
-    if (t->msg || pt_get_regs(t->tid, &t->regs, &ignored) < 0 || (int64_t)t->regs.rax != -EINTR)
+    if (t->msg || pt_get_regs(t->tid, &t->regs, &ignored) < 0)
         return; /* with a message it was looked at, and leave_process() set its registers */
     before = t->regs;
     t->msg = &msg;
-    if (pt_get_sigmask(t->tid, &t->sigmask, &ignored) == 0 &&
+    if ((int64_t)t->regs.rax > 0)
+        finish_short_call(NULL, 0, t);
+    else if ((int64_t)t->regs.rax == -EINTR && pt_get_sigmask(t->tid, &t->sigmask, &ignored) == 0 &&
         peek_signals(c, t->tid, 0, &msg.pending, &msg.n_pending, &ignored) == 0)
         settle_call(NULL, t->tid, t);
     t->msg = NULL;

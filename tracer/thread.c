@@ -15,6 +15,7 @@
 #include "tracer/calls.h"
 #include "tracer/collect.h"
 #include "tracer/procfs.h"
+#include "tracer/shortcall.h"
 
 #define PEEK_AT_ONCE 32
 
@@ -204,6 +205,7 @@ int prepare_threads(struct ckpt *c, struct proc *p, struct err *err)
         if (peek_signals(c, t->tid, 0, &t->msg->pending, &t->msg->n_pending, err) < 0)
             return -err->code;
         settle_call(c->deadlines, t->tid, t);
+        finish_short_call(p->threads, p->nthreads, t);
         if (settle_rseq(p, t, err) < 0)
             return -err->code;
         /* At once: if the tracer is killed the program goes on with what is there. */

@@ -43,6 +43,7 @@ PROGRAMS = [
     Program("thr_rseq"),
     Program("thr_sched", users=ROOT_ONLY),
     Program("thr_timed"),
+    Program("thr_transfer"),
     Program("sig_actions"),
     Program("sig_handler"),
     Program("sig_itimers"),
