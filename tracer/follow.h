@@ -36,7 +36,7 @@ bool follow_exact(const struct follow *f); /* perf works: nothing is missed */
 int follow_add(struct follow *f, pid_t pid, bool is_root, struct err *err);
 void follow_remove(struct follow *f, pid_t pid);
 
-/* Read the records (and /proc, when perf does not work or records were lost). */
+/* Take in the records (and /proc, when perf does not work or records were lost). */
 int follow_update(struct follow *f, struct err *err);
 
 /* A process that is frozen has `threads` threads: what is known for certain replaces the count. */
@@ -54,8 +54,5 @@ const pid_t *follow_hidden(const struct follow *f, size_t *n);
 /* The members, dead ones included until they are gone from /proc. Valid until the next call. */
 const struct member *follow_members(const struct follow *f, size_t *n);
 bool follow_alive(struct follow *f); /* does any member still live? */
-
-/* Is anything of ours mapped or opened that poll(2) should watch? Rings wake when half full. */
-size_t follow_poll_fds(const struct follow *f, const int **fds);
 
 #endif

@@ -64,17 +64,13 @@ static int look_around(struct tracer *t, struct err *err)
 
 static int wait_for_work(struct tracer *t, struct err *err)
 {
-    struct pollfd fds[258];
-    const int *rings;
-    size_t n = follow_poll_fds(t->follow, &rings), k = 0;
+    struct pollfd fds[3];
+    size_t k = 0;
 
     fds[k++] = (struct pollfd){.fd = coord_fd(t->coord), .events = POLLIN};
     fds[k++] = (struct pollfd){.fd = t->sigchld, .events = POLLIN};
     if (t->watch >= 0)
         fds[k++] = (struct pollfd){.fd = t->watch, .events = POLLIN};
-    for (size_t i = 0; i < n && k < ARRAY_SIZE(fds); i++)
-        if (rings[i] >= 0)
-            fds[k++] = (struct pollfd){.fd = rings[i], .events = POLLIN};
     if (poll(fds, k, t->watch < 0 && !follow_alive(t->follow) ? 50 : -1) < 0 && errno != EINTR)
         return err_errno(err, "poll");
     if (fds[1].revents && t->checkpoint.running) {

@@ -1,0 +1,326 @@
+/* See rings.h. */
+#include "tracer/rings.h"
+
+#include <errno.h>
+#include <linux/perf_event.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "base/util.h"
+
+#define ADD_UP     16384u /* changes: see add_up() */
+#define RING_PAGES 32     /* data pages of one CPU's ring: a power of two, within perf_event_mlock_kb */
+
+struct ring {
+    int fd; /* the event that owns the ring: kept when its task is gone */
+    struct perf_event_mmap_page *meta;
+};
+
+/* A further event, whose output goes to the ring of its CPU. */
+struct event {
+    int fd, cpu;
+};
+
+struct changes {
+    struct change *item;
+    size_t n, cap;
+};
+
+struct rings {
+    int ncpus;
+    int wake;             /* eventfd: the drainer looks anew at what there is */
+    pthread_t drainer;
+    bool drained;         /* it runs */
+    pthread_mutex_t lock; /* all below */
+    struct ring *rings;   /* one for each CPU */
+    struct event *events;
+    size_t nevents, cap_events;
+    struct changes changes;
+    size_t enough;        /* so many changes are to be added up */
+    bool overrun;         /* the kernel or we had no room for a record */
+    bool ending;
+};
+
+/* perf_event.h: PERF_RECORD_FORK and _EXIT have { pid, ppid, tid, ptid, time }. */
+static void take_record(struct rings *s, const struct perf_event_header *h, const uint32_t *q)
+{
+    struct changes *c = &s->changes;
+
+    if (h->type == PERF_RECORD_LOST) {
+        s->overrun = true;
+    } else if (h->type == PERF_RECORD_FORK || h->type == PERF_RECORD_EXIT) {
+        struct change *more = grow(c->item, c->n, &c->cap, sizeof(*more));
+        if (!more) {
+            s->overrun = true;
+            return;
+        }
+        c->item = more;
+        more[c->n++] = (struct change){(pid_t)q[0], h->type == PERF_RECORD_FORK ? 1 : -1};
+    }
+}
+
+static void read_ring(struct rings *s, struct ring *r)
+{
+    const uint64_t size = RING_PAGES * 4096;
+    char *data = (char *)r->meta + 4096;
+    uint64_t head = __atomic_load_n(&r->meta->data_head, __ATOMIC_ACQUIRE), tail = r->meta->data_tail;
+
+    while (tail < head) {
+        struct perf_event_header h;
+        uint32_t body[8] = {0};
+        char *raw = (char *)&h;
+
+        for (size_t i = 0; i < sizeof(h); i++)
+            raw[i] = data[(tail + i) % size];
+        if (h.size < sizeof(h))
+            break;
+        for (size_t i = 0; i < sizeof(body) && i + sizeof(h) < h.size; i++)
+            ((char *)body)[i] = data[(tail + sizeof(h) + i) % size];
+        take_record(s, &h, body);
+        tail += h.size;
+    }
+    __atomic_store_n(&r->meta->data_tail, head, __ATOMIC_RELEASE);
+}
+
+bool in_proc(pid_t pid)
+{
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/%d", pid);
+    return access(path, F_OK) == 0;
+}
+
+static int by_pid(const void *a, const void *b)
+{
+    pid_t x = ((const struct change *)a)->pid, y = ((const struct change *)b)->pid;
+
+    return x < y ? -1 : x > y;
+}
+
+/* One change for each process, none for those that came and went. */
+static void add_up(struct changes *c)
+{
+    size_t kept = 0;
+
+    if (c->n)
+        qsort(c->item, c->n, sizeof(*c->item), by_pid);
+    for (size_t i = 0; i < c->n;) {
+        struct change sum = {c->item[i].pid, 0};
+        for (; i < c->n && c->item[i].pid == sum.pid; i++)
+            sum.delta += c->item[i].delta;
+        if (sum.delta || in_proc(sum.pid))
+            c->item[kept++] = sum;
+    }
+    c->n = kept;
+}
+
+static void read_rings(struct rings *s)
+{
+    for (int i = 0; i < s->ncpus; i++)
+        if (s->rings[i].meta)
+            read_ring(s, &s->rings[i]);
+    if (s->changes.n < s->enough)
+        return;
+    add_up(&s->changes);
+    s->enough = s->changes.n * 2 > ADD_UP ? s->changes.n * 2 : ADD_UP;
+}
+
+/* --- the thread that reads them ---------------------------------------------------------------------- */
+
+static void wake_drainer(struct rings *s)
+{
+    const uint64_t one = 1;
+
+    if (write(s->wake, &one, sizeof(one)) < 0)
+        return; /* it is awake */
+}
+
+static bool dead(int fd)
+{
+    struct pollfd p = {.fd = fd};
+
+    return poll(&p, 1, 0) != 0; /* nothing was asked for, so it is POLLHUP or an error */
+}
+
+/* An event of this CPU that still can happen: all that share a ring tell of it. -1: none. */
+static int event_of(const struct rings *s, int cpu)
+{
+    if (s->rings[cpu].fd < 0 || !dead(s->rings[cpu].fd))
+        return s->rings[cpu].fd;
+    for (size_t i = 0; i < s->nevents; i++)
+        if (s->events[i].cpu == cpu && !dead(s->events[i].fd))
+            return s->events[i].fd;
+    return -1;
+}
+
+static void *drain(void *arg)
+{
+    struct rings *s = arg;
+    struct pollfd *p = calloc((size_t)s->ncpus + 1, sizeof(*p));
+    uint64_t count;
+    bool ending = !p;
+
+    while (!ending) {
+        p[0] = (struct pollfd){.fd = s->wake, .events = POLLIN};
+        pthread_mutex_lock(&s->lock);
+        for (int i = 0; i < s->ncpus; i++)
+            p[i + 1] = (struct pollfd){.fd = event_of(s, i), .events = POLLIN};
+        read_rings(s); /* event_of() may have taken the notice of what is there by now */
+        ending = s->ending;
+        pthread_mutex_unlock(&s->lock);
+        if (!ending && poll(p, (nfds_t)s->ncpus + 1, -1) > 0 && p[0].revents)
+            ending = read(s->wake, &count, sizeof(count)) < 0 && errno != EAGAIN;
+    }
+    free(p);
+    return NULL;
+}
+
+/* Without it nothing is wrong as long as somebody asks often enough; what is lost else is noticed. */
+static void start_drainer(struct rings *s)
+{
+    s->drained = pthread_create(&s->drainer, NULL, drain, s) == 0;
+}
+
+static void end_drainer(struct rings *s)
+{
+    if (!s->drained)
+        return;
+    pthread_mutex_lock(&s->lock);
+    s->ending = true;
+    pthread_mutex_unlock(&s->lock);
+    wake_drainer(s);
+    pthread_join(s->drainer, NULL);
+    s->drained = false;
+}
+
+static int open_event(pid_t tid, int cpu)
+{
+    struct perf_event_attr a = {
+        .size = sizeof(a), .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_DUMMY,
+        .inherit = 1, .task = 1, .exclude_kernel = 1, .exclude_hv = 1,
+        .watermark = 1, .wakeup_watermark = RING_PAGES * 4096 / 2,
+    };
+
+    return (int)syscall(SYS_perf_event_open, &a, tid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
+}
+
+static int event_on_cpu(struct rings *s, pid_t tid, int cpu)
+{
+    struct ring *r = &s->rings[cpu];
+    int fd = open_event(tid, cpu);
+
+    if (fd < 0)
+        return errno == ENODEV ? 0 : -errno; /* a CPU that is not online */
+    if (r->fd >= 0) {
+        struct event *more = grow(s->events, s->nevents, &s->cap_events, sizeof(*more));
+        if (more)
+            s->events = more;
+        if (!more || ioctl(fd, PERF_EVENT_IOC_SET_OUTPUT, r->fd) < 0) {
+            close(fd);
+            return more ? -errno : -ENOMEM;
+        }
+        s->events[s->nevents++] = (struct event){fd, cpu};
+        return 0;
+    }
+    void *p = mmap(NULL, (RING_PAGES + 1) * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED) {
+        int e = errno;
+        close(fd);
+        return -e;
+    }
+    r->fd = fd;
+    r->meta = p;
+    return 0;
+}
+
+static int watch(struct rings *s, pid_t tid)
+{
+    for (int cpu = 0; cpu < s->ncpus; cpu++) {
+        int r = event_on_cpu(s, tid, cpu);
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+int rings_watch(struct rings *s, pid_t tid)
+{
+    int r;
+
+    if (!s->drained)
+        start_drainer(s);
+    pthread_mutex_lock(&s->lock);
+    r = watch(s, tid);
+    pthread_mutex_unlock(&s->lock);
+    wake_drainer(s);
+    return r;
+}
+
+struct change *rings_take(struct rings *s, size_t *n, bool *lost)
+{
+    struct changes c;
+
+    pthread_mutex_lock(&s->lock);
+    read_rings(s);
+    c = s->changes;
+    s->changes = (struct changes){0};
+    s->enough = ADD_UP;
+    *lost |= s->overrun;
+    pthread_mutex_unlock(&s->lock);
+    add_up(&c);
+    *n = c.n;
+    return c.item;
+}
+
+int rings_new(struct rings **out, struct err *err)
+{
+    struct rings *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return err_set(err, ENOMEM, "out of memory");
+    s->ncpus = (int)sysconf(_SC_NPROCESSORS_CONF);
+    s->enough = ADD_UP;
+    s->wake = -1;
+    pthread_mutex_init(&s->lock, NULL);
+    s->rings = calloc((size_t)s->ncpus, sizeof(*s->rings));
+    for (int i = 0; s->rings && i < s->ncpus; i++)
+        s->rings[i].fd = -1;
+    if (s->rings)
+        s->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->wake < 0) {
+        err_errno(err, "following the program");
+        rings_free(s);
+        return -err->code;
+    }
+    *out = s;
+    return 0;
+}
+
+void rings_free(struct rings *s)
+{
+    if (!s)
+        return;
+    end_drainer(s);
+    for (int i = 0; s->rings && i < s->ncpus; i++) {
+        if (s->rings[i].meta)
+            munmap(s->rings[i].meta, (RING_PAGES + 1) * 4096);
+        if (s->rings[i].fd >= 0)
+            close(s->rings[i].fd);
+    }
+    for (size_t i = 0; i < s->nevents; i++)
+        close(s->events[i].fd);
+    if (s->wake >= 0)
+        close(s->wake);
+    pthread_mutex_destroy(&s->lock);
+    free(s->changes.item);
+    free(s->rings);
+    free(s->events);
+    free(s);
+}
