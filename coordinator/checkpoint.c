@@ -212,7 +212,7 @@ static void commit(struct server *s)
         return;
     }
     c->manifest = NULL;
-    s->last_time = c->time;
+    s->last_time = c->time_us / 1000000;
     s->last_bytes = c->bytes;
     s->last_frozen_ns = c->frozen_ns;
     s->last_ns = (uint64_t)(server_now_ns() - c->started_ns);
@@ -379,7 +379,7 @@ static void send_phase(struct server *s, Wire__Phase__Id id)
     phase.solo = c->solo && id == WIRE__PHASE__ID__FREEZE;
     phase.hold = c->hold;
     phase.computation = s->computation;
-    phase.time = c->time;
+    phase.time = c->time_us;
     phase.want_progress = wants_progress(c);
     msg.body_case = WIRE__MSG__BODY_PHASE;
     msg.phase = &phase;
@@ -417,6 +417,7 @@ static void start(struct server *s)
     struct checkpoint *c = &s->ck;
     struct ask *asks = c->ask;
     size_t cap = c->cap_asks;
+    struct timespec now;
     struct err err = {0};
 
     c->ask = c->next_ask;
@@ -428,13 +429,14 @@ static void start(struct server *s)
     c->hold = c->next_hold || s->config.kill_after_ckpt;
     c->next = c->next_hold = 0;
     c->generation = s->generation + 1;
-    c->time = time(NULL);
+    clock_gettime(CLOCK_REALTIME, &now);
+    c->time_us = now.tv_sec * 1000000ll + now.tv_nsec / 1000;
     c->started_ns = server_now_ns();
     c->bytes = c->frozen_ns = 0;
     c->waiting = 0;
     c->state = CK_PHASE;
     s->interval_at = 0;
-    c->manifest = manifest_new(s->computation, c->generation, c->time);
+    c->manifest = manifest_new(s->computation, c->generation, c->time_us / 1000000);
     names_clear(s);
     if (generation_possible(s, &err) < 0)
         fail(s, NULL, err.code, err.msg);

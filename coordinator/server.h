@@ -101,7 +101,8 @@ struct checkpoint {
     Wire__Phase__Id phase;
     unsigned generation;
     int solo, hold;
-    int64_t time, started_ns;
+    int64_t time_us;     /* when it began, since the epoch */
+    int64_t started_ns;
     size_t waiting; /* answers */
     struct checkpoint_member *member;
     size_t n_members;
