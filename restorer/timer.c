@@ -164,6 +164,7 @@ static int arm_in_past(struct rproc *p, const PosixTimer *t, struct inj_batch *b
         return -err->code;
     memcpy(&ts, inj_at(b, now_at), sizeof(ts));
     inj_reset(b);
+    since += t->pending_overrun * t->interval_ns;
     now = (uint64_t)ts.tv_sec * SECOND + (uint64_t)ts.tv_nsec;
     if (now > since)
         s.it_value = timespec_of(now - since);

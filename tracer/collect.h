@@ -15,6 +15,7 @@ int peek_signals(struct ckpt *c, pid_t tid, uint32_t flags, SigInfo ***out, size
 int collect_threads(struct ckpt *c, struct proc *p, struct err *err);  /* thread.c: from outside */
 int enter_process(struct ckpt *c, struct proc *p, struct err *err);    /* inside.c: puts the parasite in */
 int collect_inside(struct ckpt *c, struct proc *p, struct err *err);   /* inside.c: what only the process can ask */
+int collect_overruns(struct ckpt *c, struct proc *p, struct err *err); /* overrun.c: after collect_inside */
 int leave_process(struct ckpt *c, struct proc *p, struct err *err);    /* inside.c: takes it out, sets registers back */
 int collect_mm(struct ckpt *c, struct proc *p, struct err *err);       /* mm.c: the mappings */
 

@@ -339,6 +339,8 @@ int collect_inside(struct ckpt *c, struct proc *p, struct err *err)
     if (inj_run(&b, err) < 0)
         return err_wrap(err, "process %d", p->pid);
     take(c, p, &b, &in);
+    if (collect_overruns(c, p, err) < 0)
+        return -err->code;
     if (p->nthreads > 1 && ask_threads(p, err) < 0)
         return err_wrap(err, "process %d", p->pid);
     if (ask_of_children(c, p, err) < 0)
