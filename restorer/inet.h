@@ -54,6 +54,12 @@ int inet_bind(int fd, const union address *a, socklen_t len, struct err *err);
 int inet_bind_error(const struct inet_end *e, int error, struct err *err); /* why bind(2) failed */
 
 /*
+ * Was the port chosen by bind(2), rather than by connect(2)? 2: surely; 1: likely, for connect takes every other port of
+ * those that the kernel chooses from, as long as it can, and bind(2) the ones between (__inet_hash_connect()); 0: no.
+ */
+int inet_looks_bound(uint16_t port);
+
+/*
  * Connect a new socket from a local address, port included, to another; returns when it is connected, or with
  * `wait` false when it is on its way. fd gets SO_REUSEADDR.
  */

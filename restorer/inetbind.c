@@ -86,15 +86,32 @@ int inet_bind(int fd, const union address *a, socklen_t len, struct err *err)
     return 0;
 }
 
-/* The kernel chooses from these; a socket can only narrow them. */
-static bool is_ephemeral(uint16_t port)
+static bool port_range(unsigned *low, unsigned *high)
 {
     _cleanup_free_ char *text = NULL;
-    unsigned low, high;
     size_t n;
 
     return read_file(-1, "/proc/sys/net/ipv4/ip_local_port_range", &text, &n) == 0 &&
-           sscanf(text, "%u %u", &low, &high) == 2 && low <= port && port <= high;
+           sscanf(text, "%u %u", low, high) == 2;
+}
+
+/* The kernel chooses from these; a socket can only narrow them. */
+static bool is_ephemeral(uint16_t port)
+{
+    unsigned low, high;
+
+    return port_range(&low, &high) && low <= port && port <= high;
+}
+
+int inet_looks_bound(uint16_t port)
+{
+    unsigned low, high;
+
+    if (!port_range(&low, &high))
+        return 0;
+    if (port < low || port > high)
+        return 2;
+    return (port - low) % 2;
 }
 
 /* Have the kernel choose the port, of one. False: this kernel can't. */

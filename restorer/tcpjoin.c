@@ -144,13 +144,29 @@ static int join(const struct rsockets *s, const struct side *client, const struc
     return server->u ? socket_early(accepted, server->u->m->socket, err) : 0;
 }
 
-/* Which end was the server? It does not show in the sockets; where somebody listens he is. */
+static bool has_reuse(const struct rinet *u)
+{
+    for (size_t i = 0; u && i < u->m->socket->n_options; i++)
+        if (u->m->socket->options[i]->level == SOL_SOCKET && u->m->socket->options[i]->name == SO_REUSEADDR)
+            return true;
+    return false;
+}
+
+/*
+ * Which end was the server? It does not show in the sockets. Where somebody listens he is; else servers mostly have
+ * SO_REUSEADDR, and a port that was asked for. It matters when what remains of other connections keeps the port: a
+ * client's can be had all the same.
+ */
+static int like_server(const struct rsockets *s, const struct side *d)
+{
+    return (listener_of(s, d) ? 8 : 0) + (has_reuse(d->u) ? 4 : 0) + inet_looks_bound(port_of(d));
+}
+
 static int join_pair(const struct rsockets *s, const struct side *a, const struct side *b, struct err *err)
 {
-    bool a_serves = listener_of(s, a) != NULL, b_serves = listener_of(s, b) != NULL;
+    int like = like_server(s, a) - like_server(s, b);
+    bool a_serves = like ? like > 0 : port_of(a) < port_of(b);
 
-    if (a_serves == b_serves)
-        a_serves = port_of(a) < port_of(b);
     return a_serves ? join(s, b, a, err) : join(s, a, b, err);
 }
 

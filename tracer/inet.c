@@ -85,9 +85,7 @@ static int inet_match(struct ckpt *c, struct object *o, struct err *err)
 
 static int inet_settle(struct ckpt *c, struct object *o, struct err *err)
 {
-    struct inet_sock *k = o->priv;
-
-    return inet_is_tcp(o) && tcp_settle(c, o, err) < 0 ? ckpt_fd_err(k->fi, err) : 0;
+    return inet_is_tcp(o) ? tcp_settle(c, err) : 0;
 }
 
 static int inet_peek(struct ckpt *c, struct object *o, struct err *err)

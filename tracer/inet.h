@@ -30,6 +30,7 @@ struct inet_sock {
     const struct inet_entry *entry; /* what sock_diag says of it; NULL: it is in no table */
     bool is_held;             /* tcpkeep.c: in repair mode, and this fd is a copy of it */
     int held;
+    ProtobufCBinaryData tail; /* tcpsettle.c: what its peer had sent and still has; behind what waits here */
 };
 
 /* inet.c: message of an object; NULL: it is no internet socket, or one of another protocol. */
@@ -39,12 +40,13 @@ bool inet_is_tcp(const struct object *o);
 /* Each kind of protocol: tcp.c, dgram.c. `fd` is the tracer's copy. */
 int tcp_collect(struct ckpt *c, int fd, struct object *o, struct err *err);
 int tcp_match(struct ckpt *c, struct object *o, struct err *err);
-int tcp_settle(struct ckpt *c, struct object *o, struct err *err);  /* tcpsettle.c */
+int tcp_settle(struct ckpt *c, struct err *err); /* tcpsettle.c: of all sockets, on the first call */
 int tcp_peek(struct ckpt *c, int fd, struct object *o, struct err *err); /* tcppeek.c */
 int tcp_read_queue(struct ckpt *c, int fd, Inet *m, struct err *err); /* what waits in it, into m->bytes */
 /* tcpkeep.c: a connection that leads out. May we? Read all of it. Put it back; when all are: the helper. */
 int tcp_keep_allowed(int fd, struct err *err);
 int tcp_keep(struct ckpt *c, int fd, struct object *o, struct err *err);
+int tcp_take_tail(struct ckpt *c, int from_fd, struct object *from, int to_fd, struct object *to, struct err *err);
 void tcp_keep_release(struct ckpt *c, struct object *o);
 int dgram_collect(struct ckpt *c, int fd, struct object *o, struct err *err);
 int mcast_collect(struct ckpt *c, int fd, Inet *m, struct err *err); /* mcast.c: the groups that it is in */

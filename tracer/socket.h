@@ -15,6 +15,7 @@ struct sockets {
     struct unix_table *unixes; /* sockdiag.h */
     struct fresh *fresh;       /* sockopt.c: the options that new sockets have */
     struct tcp_table *tcp;     /* tcptable.c */
+    bool tcp_settled;          /* tcpsettle.c has run */
     bool tcp_waiting;          /* tcp.c: connections not accepted yet were looked for */
     bool has_keeper;           /* tcpkeep.c */
     int keeper;                /* keeper.h: the channel to it */

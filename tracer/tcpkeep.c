@@ -193,6 +193,56 @@ static int look_until_whole(struct ckpt *c, int fd, Inet *m, struct err *err)
     return whole ? 0 : err_set(err, EAGAIN, "a connection that does not stand still");
 }
 
+static int need_keeper(struct sockets *s, struct err *err)
+{
+    if (!s->has_keeper && keeper_start(&s->keeper, err) < 0)
+        return -err->code;
+    s->has_keeper = true;
+    return 0;
+}
+
+static int tail_of(struct ckpt *c, int from, int to, ProtobufCBinaryData *tail, struct err *err)
+{
+    struct marks a, b;
+    TcpRepair k;
+    uint32_t fin;
+    int32_t missing;
+
+    tcp_repair__init(&k);
+    if (tcp_deafen(from, err) < 0 || set_int(from, TCP_REPAIR, TCP_REPAIR_ON, "TCP_REPAIR", err) < 0 ||
+        set_int(to, TCP_REPAIR, TCP_REPAIR_ON, "TCP_REPAIR", err) < 0 || read_marks(from, &a, err) < 0 ||
+        read_marks(to, &b, err) < 0)
+        return -err->code;
+    fin = sent_end(a.state) && a.outq > 0;
+    if (read_send_queue(c, from, &k, (size_t)a.outq - fin, err) < 0)
+        return -err->code;
+    missing = (int32_t)(a.send_seq - sent_end(a.state) - b.receive_seq);
+    if (missing > (int32_t)k.send_queue.len)
+        return err_set(err, EAGAIN, "data that neither end has");
+    if (missing > 0)
+        *tail = (ProtobufCBinaryData){(size_t)missing, k.send_queue.data + k.send_queue.len - (size_t)missing};
+    return 0;
+}
+
+/* What one end has sent, or is to send, and the other has not got: from the send queue, in repair mode. */
+int tcp_take_tail(struct ckpt *c, int from_fd, struct object *from, int to_fd, struct object *to, struct err *err)
+{
+    struct sockets *s = sockets_of(c, err);
+    struct keeper_before a = before(inet_of(from)), b = before(inet_of(to));
+    struct inet_sock *k = to->priv;
+    int r;
+
+    if (!s || need_keeper(s, err) < 0 || keeper_watch(s->keeper, from_fd, from->id, &a, err) < 0 ||
+        keeper_watch(s->keeper, to_fd, to->id, &b, err) < 0)
+        return -err->code;
+    r = tail_of(c, from_fd, to_fd, &k->tail, err);
+    tcp_put_back(from_fd, &a);
+    tcp_put_back(to_fd, &b);
+    keeper_forget(s->keeper, from->id);
+    keeper_forget(s->keeper, to->id);
+    return r;
+}
+
 int tcp_keep(struct ckpt *c, int fd, struct object *o, struct err *err)
 {
     struct sockets *s = sockets_of(c, err);
@@ -207,9 +257,8 @@ int tcp_keep(struct ckpt *c, int fd, struct object *o, struct err *err)
     if (!m->repair)
         return err_set(err, ENOMEM, "out of memory");
     tcp_repair__init(m->repair);
-    if (!s->has_keeper && keeper_start(&s->keeper, err) < 0)
+    if (need_keeper(s, err) < 0)
         return -err->code;
-    s->has_keeper = true;
     if (keeper_watch(s->keeper, fd, o->id, &b, err) < 0)
         return -err->code;
     r = look_until_whole(c, fd, m, err);

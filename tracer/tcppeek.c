@@ -184,5 +184,7 @@ int tcp_peek(struct ckpt *c, int fd, struct object *o, struct err *err)
                    k->tcp.state == TCP_LAST_ACK;
     m->got_fin |= k->tcp.state == TCP_CLOSE_WAIT || k->tcp.state == TCP_CLOSING || k->tcp.state == TCP_LAST_ACK;
     m->state = k->tcp.state;
-    return tcp_read_queue(c, fd, m, err);
+    if (tcp_read_queue(c, fd, m, err) < 0)
+        return -err->code;
+    return k->tail.len ? add(&(struct reader){.c = c, .m = m}, k->tail.data, k->tail.len, false, err) : 0;
 }

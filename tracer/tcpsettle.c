@@ -7,6 +7,9 @@
  *
  * When all has arrived is told by counting: TCP_INFO has the bytes that were acknowledged and received. SYN and
  * FIN count as one each, the SYN only with who sent it first; so the sums over both directions differ by one.
+ *
+ * A sender that has met a small window asks for more only now and then, the longer it has waited the more seldom. With
+ * CAP_NET_ADMIN what it still has is read there (tcpkeep.c) and put behind what the receiver has.
  */
 #include <errno.h>
 #include <linux/sockios.h>
@@ -22,7 +25,9 @@
 #ifndef SO_BUF_LOCK
 #define SO_BUF_LOCK 72
 #endif
-#define PATIENCE_MS 3000
+#define PATIENCE_MS 5000
+#define WAIT_MS     20  /* a stream that goes over does so in less */
+#define BATCH       512u /* connections whose descriptors are open at a time */
 #define WIDE        (256 << 20)
 
 /* An end of a connection while it is settled. */
@@ -130,39 +135,40 @@ static int arrived(const struct end *a, const struct end *b, bool self, bool *ye
     return 0;
 }
 
-static int settle_pair(struct end *a, struct end *b, bool self, struct err *err)
-{
-    bool yes;
+/* ---- all of them at once ---- */
 
-    for (int i = 0; i < PATIENCE_MS; i++) {
-        if (arrived(a, b, self, &yes, err) < 0)
-            return -err->code;
-        if (yes)
-            return 0;
-        if (nudge(a, b, err) < 0 || (!self && nudge(b, a, err) < 0))
-            return -err->code;
-        poll(NULL, 0, i ? 1 : 0);
-    }
-    return err_set(err, ETIMEDOUT, "data that is on its way to the other end does not arrive there");
-}
+struct job {
+    struct object *o;
+    struct end a, b; /* b: the other end, unless that is closed, or the same */
+    bool pair, self, done;
+};
 
 /* The peer's program has closed it; what it had written comes, and then the end of the stream. */
-static int settle_closed(struct end *a, struct err *err)
+static int look_at_closed(struct job *j, struct err *err)
 {
     struct tcp_state s;
+    char c;
 
-    for (int i = 0; i < PATIENCE_MS; i++) {
-        char c;
-        if (tcp_state(a->fd, &s, err) < 0)
-            return -err->code;
-        if (s.state != TCP_ESTABLISHED && s.state != TCP_FIN_WAIT1 && s.state != TCP_FIN_WAIT2)
-            return 0;
-        if (widen(a, err) < 0)
-            return -err->code;
-        recv(a->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-        poll(NULL, 0, i ? 1 : 0);
-    }
-    return err_set(err, ETIMEDOUT, "data that its closed peer had sent does not arrive");
+    if (tcp_state(j->a.fd, &s, err) < 0)
+        return -err->code;
+    j->done = s.state != TCP_ESTABLISHED && s.state != TCP_FIN_WAIT1 && s.state != TCP_FIN_WAIT2;
+    if (j->done)
+        return 0;
+    if (widen(&j->a, err) < 0)
+        return -err->code;
+    recv(j->a.fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
+    return 0;
+}
+
+static int look_at(struct job *j, struct err *err)
+{
+    if (!j->pair)
+        return look_at_closed(j, err);
+    if (arrived(&j->a, &j->b, j->self, &j->done, err) < 0)
+        return -err->code;
+    if (j->done)
+        return 0;
+    return nudge(&j->a, &j->b, err) < 0 || (!j->self && nudge(&j->b, &j->a, err) < 0) ? -err->code : 0;
 }
 
 static int open_end(const struct object *o, struct end *e, struct err *err)
@@ -173,17 +179,132 @@ static int open_end(const struct object *o, struct end *e, struct err *err)
     return e->fd < 0 ? -err->code : 0;
 }
 
-int tcp_settle(struct ckpt *c, struct object *o, struct err *err)
+static void end_job(struct job *j)
+{
+    done(&j->a);
+    done(&j->b);
+    j->a.fd = j->b.fd = -1;
+}
+
+/* Is there anything to wait for? */
+static bool wants(const struct object *o)
 {
     const struct inet_sock *k = o->priv;
     const Inet *m = inet_of(o);
-    __attribute__((cleanup(done))) struct end a = {.fd = -1}, b = {.fd = -1};
 
-    if (m->peer_state == PEER_CLOSED && !m->got_fin)
-        return open_end(o, &a, err) < 0 ? -err->code : settle_closed(&a, err);
-    if (m->peer_state != PEER_OBJECT || k->peer->id < o->id)
-        return 0;
-    if (open_end(o, &a, err) < 0 || open_end(k->peer, &b, err) < 0)
+    if (!inet_is_tcp(o))
+        return false;
+    return (m->peer_state == PEER_CLOSED && !m->got_fin) || (m->peer_state == PEER_OBJECT && k->peer->id >= o->id);
+}
+
+static int begin_job(struct job *j, struct object *o, struct err *err)
+{
+    const struct inet_sock *k = o->priv;
+
+    *j = (struct job){.o = o, .a.fd = -1, .b.fd = -1, .pair = inet_of(o)->peer_state == PEER_OBJECT};
+    j->self = j->pair && k->peer == o;
+    if (open_end(o, &j->a, err) < 0 || (j->pair && open_end(k->peer, &j->b, err) < 0) || look_at(j, err) < 0)
         return -err->code;
-    return settle_pair(&a, &b, k->peer == o, err);
+    if (j->done)
+        end_job(j);
+    return 0;
+}
+
+/* What does not go over by itself stays with the sender, if we may look at it there. -EPERM: we may not. */
+static int take_rest(struct ckpt *c, struct job *j, struct err *err)
+{
+    struct inet_sock *k = j->o->priv;
+
+    if (!j->pair || j->self)
+        return -EPERM;
+    if (tcp_keep_allowed(j->a.fd, err) < 0)
+        return -EPERM;
+    if (tcp_take_tail(c, j->a.fd, j->o, j->b.fd, k->peer, err) < 0 ||
+        tcp_take_tail(c, j->b.fd, k->peer, j->a.fd, j->o, err) < 0)
+        return -err->code;
+    j->done = true;
+    return 0;
+}
+
+static int one_round(struct ckpt *c, struct job *jobs, size_t n, int round, size_t *left, struct err *err)
+{
+    *left = 0;
+    for (size_t i = 0; i < n; i++) {
+        struct job *j = &jobs[i];
+        int r = 0;
+        if (j->done)
+            continue;
+        if (look_at(j, err) < 0)
+            return -err->code;
+        if (!j->done && round == WAIT_MS)
+            r = take_rest(c, j, err);
+        if (r < 0 && r != -EPERM)
+            return r;
+        if (j->done)
+            end_job(j);
+        else
+            *left += 1;
+    }
+    return 0;
+}
+
+/* Nothing of a job that is still open by then has come for PATIENCE_MS. */
+static int complain(const struct job *jobs, size_t n, struct err *err)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct inet_sock *k = jobs[i].o->priv;
+        if (jobs[i].done)
+            continue;
+        err_set(err, ETIMEDOUT, jobs[i].pair ? "data that is on its way to the other end does not arrive there"
+                                             : "data that its closed peer had sent does not arrive");
+        return ckpt_fd_err(k->fi, err);
+    }
+    return 0;
+}
+
+static int run(struct ckpt *c, struct job *jobs, size_t n, struct err *err)
+{
+    size_t left = 0;
+
+    for (size_t i = 0; i < n; i++)
+        left += !jobs[i].done;
+    for (int round = 0; left && round < PATIENCE_MS; round++) {
+        if (one_round(c, jobs, n, round, &left, err) < 0)
+            return -err->code;
+        if (left)
+            poll(NULL, 0, round ? 1 : 0);
+    }
+    return left ? complain(jobs, n, err) : 0;
+}
+
+static int settle_some(struct ckpt *c, struct object **o, struct job *jobs, struct err *err)
+{
+    size_t n = 0;
+    int r = 0;
+
+    for (; r == 0 && *o && n < BATCH; *o = (*o)->next)
+        if (wants(*o))
+            r = begin_job(&jobs[n++], *o, err);
+    if (r == 0)
+        r = run(c, jobs, n, err);
+    for (size_t i = 0; i < n; i++)
+        end_job(&jobs[i]);
+    return r;
+}
+
+int tcp_settle(struct ckpt *c, struct err *err)
+{
+    struct sockets *s = sockets_of(c, err);
+    _cleanup_free_ struct job *jobs = calloc(BATCH, sizeof(*jobs));
+    struct object *o = c->objects;
+
+    if (!s || !jobs)
+        return err_set(err, ENOMEM, "out of memory");
+    if (s->tcp_settled)
+        return 0;
+    s->tcp_settled = true;
+    while (o)
+        if (settle_some(c, &o, jobs, err) < 0)
+            return -err->code;
+    return 0;
 }
