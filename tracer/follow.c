@@ -59,6 +59,14 @@ static struct member *find(struct follow *f, pid_t pid)
     return NULL;
 }
 
+static uint64_t start_of(pid_t pid)
+{
+    struct proc_stat s;
+    struct err ignored;
+
+    return read_stat(pid, &s, &ignored) < 0 ? 0 : s.starttime;
+}
+
 static struct member *add(struct follow *f, pid_t pid)
 {
     struct member *m = find(f, pid);
@@ -69,7 +77,7 @@ static struct member *add(struct follow *f, pid_t pid)
     if (!m)
         return NULL;
     f->members = m;
-    m[f->n] = (struct member){.pid = pid};
+    m[f->n] = (struct member){.pid = pid, .start = start_of(pid)};
     return &m[f->n++];
 }
 
@@ -119,8 +127,10 @@ void follow_found(struct follow *f, pid_t pid, int threads)
 {
     struct member *m = find(f, pid);
 
-    if (!m && (m = add(f, pid)))
-        m->threads = threads;
+    if (m || !(m = add(f, pid)))
+        return;
+    if (!follow_exact(f) || !threads)
+        m->threads = threads; /* else its record counts it */
 }
 
 static bool is_hidden(const struct follow *f, pid_t pid)
@@ -156,7 +166,27 @@ const pid_t *follow_hidden(const struct follow *f, size_t *n)
     return f->hidden;
 }
 
-/* Everyone in /proc whose parent is a member, until nothing new is found. */
+/*
+ * For when records are missing. Not a zombie (a leader that has ended while other threads go on looks like one), and
+ * not a later process with its pid?
+ */
+static bool lives(const struct member *m)
+{
+    struct proc_status more;
+    struct proc_stat s;
+    struct err ignored;
+
+    if (read_stat(m->pid, &s, &ignored) < 0 || s.starttime != m->start)
+        return false;
+    if (s.state != 'Z' && s.state != 'X')
+        return true;
+    if (read_status(m->pid, m->pid, &more, &ignored) < 0)
+        return false;
+    proc_status_free(&more);
+    return more.threads > 1;
+}
+
+/* Everyone in /proc whose parent is a member, zombies too, until nothing new is found. */
 static int walk(struct follow *f, struct err *err)
 {
     bool found = true;
@@ -171,12 +201,12 @@ static int walk(struct follow *f, struct err *err)
         for (size_t i = 0; i < n; i++) {
             struct proc_stat s;
             struct err ignored;
-            if (find(f, pids[i]) || is_hidden(f, pids[i]) || read_stat(pids[i], &s, &ignored) < 0 || s.state == 'Z' || !find(f, s.ppid))
+            if (find(f, pids[i]) || is_hidden(f, pids[i]) || read_stat(pids[i], &s, &ignored) < 0 || !find(f, s.ppid))
                 continue;
             struct member *m = add(f, pids[i]);
             if (!m)
                 return err_set(err, ENOMEM, "out of memory");
-            m->threads = 1;
+            m->threads = lives(m);
             found = true;
         }
     }
@@ -191,10 +221,23 @@ static void take_changes(struct follow *f)
 
     for (size_t i = 0; i < n; i++) {
         struct member *m = f->nhidden && is_hidden(f, c[i].pid) ? NULL : add(f, c[i].pid);
-        if (m)
-            m->threads += c[i].delta;
+        if (!m)
+            continue;
+        m->threads += c[i].delta;
+        if (c[i].delta >= 0) /* perhaps another one than the last with this pid */
+            m->start = start_of(m->pid);
     }
     free(c);
+}
+
+/* A pid that another process has got meanwhile is no member's. */
+static void forget_gone(struct follow *f)
+{
+    for (size_t i = 0; i < f->n;)
+        if (!f->members[i].threads && start_of(f->members[i].pid) != f->members[i].start)
+            f->members[i] = f->members[--f->n];
+        else
+            i++;
 }
 
 int follow_update(struct follow *f, struct err *err)
@@ -203,7 +246,8 @@ int follow_update(struct follow *f, struct err *err)
         take_changes(f);
     if (!f->rings || f->lost) {
         for (size_t i = 0; i < f->n; i++)
-            f->members[i].threads = in_proc(f->members[i].pid);
+            f->members[i].threads = lives(&f->members[i]);
+        forget_gone(f);
         if (walk(f, err) < 0)
             return -err->code;
     }

@@ -13,6 +13,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "base/err.h"
@@ -23,6 +24,7 @@ struct member {
     pid_t pid;
     int threads;  /* alive, by the records; a process with none is dead or a zombie */
     bool is_root; /* was named to follow_add */
+    uint64_t start; /* when it began (/proc/PID/stat), 0: it was gone when it was first heard of */
 };
 
 int follow_new(struct follow **f, struct err *err);

@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
@@ -397,12 +398,36 @@ static int by_tid(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+#define PF_EXITING 0x4 /* include/linux/sched.h */
+#define DEATH_MS   10000
+
+/*
+ * The record of a process's end is written a little before it is a zombie (do_exit() in kernel/exit.c): who has no
+ * thread left by the records is given the time to become one, or it would be neither frozen nor a zombie.
+ */
+static void await_deaths(const struct follow *f)
+{
+    size_t n;
+    const struct member *m = follow_members(f, &n);
+
+    for (size_t i = 0; i < n; i++) {
+        struct proc_stat s;
+        struct err ignored;
+        if (m[i].threads > 0 || read_stat(m[i].pid, &s, &ignored) < 0 || (s.state != 'Z' && !(s.flags & PF_EXITING)))
+            continue;
+        _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, m[i].pid, 0);
+        if (fd >= 0)
+            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, DEATH_MS);
+    }
+}
+
 /* Dead members that their parent has not waited for yet. */
 static int add_zombies(struct ckpt *c, struct follow *f, struct err *err)
 {
     size_t n, alive = c->nprocs;
     const struct member *m = follow_members(f, &n);
 
+    await_deaths(f);
     for (size_t i = 0; i < n; i++) {
         struct proc_stat s;
         struct err ignored;

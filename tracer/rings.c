@@ -16,6 +16,7 @@
 #include "base/util.h"
 
 #define ADD_UP     16384u /* changes: see add_up() */
+#define RECORD_MAX 64u    /* bytes of one record, at most */
 #define RING_PAGES 32     /* data pages of one CPU's ring: a power of two, within perf_event_mlock_kb */
 
 struct ring {
@@ -72,6 +73,9 @@ static void read_ring(struct rings *s, struct ring *r)
     char *data = (char *)r->meta + 4096;
     uint64_t head = __atomic_load_n(&r->meta->data_head, __ATOMIC_ACQUIRE), tail = r->meta->data_tail;
 
+    /* What the kernel had no room for is only told with the next record that has room. */
+    if (head - tail > size - RECORD_MAX)
+        s->overrun = true;
     while (tail < head) {
         struct perf_event_header h;
         uint32_t body[8] = {0};
