@@ -5,7 +5,8 @@
  *
  * Facts (kernel/signal.c, ptrace_stop): any ptrace trap clears a pending PTRACE_INTERRUPT, so it is repeated
  * after every stop that is not the one asked for. A parent in vfork(2) cannot be stopped before its child
- * execs or exits (kernel/fork.c, wait_for_vfork_done), so such a child is let run until then.
+ * execs or exits (kernel/fork.c, wait_for_vfork_done), so such a child is let run until then; when that takes long the
+ * parent is made to wait in another way (vfork.h).
  */
 #include "tracer/freeze.h"
 
@@ -26,10 +27,11 @@
 #include "injector/ptrace.h"
 #include "tracer/calls.h"
 #include "tracer/procfs.h"
+#include "tracer/vfork.h"
 
 #define SEIZE_OPTIONS \
     (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD)
-#define VFORK_PATIENCE_NS 5000000000ll /* how long a vfork child may take to exec or exit */
+#define VFORK_PATIENCE_NS 2000000000ll /* how long a vfork child may take to exec or exit */
 
 static struct proc *known_proc(const struct ckpt *c, pid_t pid)
 {
@@ -335,6 +337,69 @@ static pid_t help_vforks(struct ckpt *c)
     return waiting;
 }
 
+/* The thread of p that waits in vfork(2), if it is one, and the process that it waits for. */
+static struct thread *only_vfork(struct ckpt *c, struct proc *p, struct proc **child)
+{
+    struct thread *found = NULL;
+
+    *child = NULL;
+    for (size_t k = 0; k < p->nthreads; k++) {
+        struct thread *t = &p->threads[k];
+        if (!t->seized || t->stopped || t->gone || !in_vfork(p->pid, t->tid))
+            continue;
+        if (found)
+            return NULL;
+        found = t;
+    }
+    for (size_t i = 0; found && i < c->nprocs; i++) {
+        struct proc *q = c->procs[i];
+        struct proc_stat s;
+        struct err ignored;
+        if (q == p || read_stat(q->pid, &s, &ignored) < 0 || s.ppid != p->pid || s.state == 'Z' ||
+            syscall(SYS_kcmp, p->pid, q->pid, 1 /* KCMP_VM */, 0, 0) != 0)
+            continue;
+        if (*child || q->nthreads != 1)
+            return NULL;
+        *child = q;
+    }
+    return *child ? found : NULL;
+}
+
+/* The child was let run: stop it, and nothing else. */
+static int stop_child(struct ckpt *c, struct follow *f, struct proc *q, struct err *err)
+{
+    while (!q->threads[0].stopped && !q->threads[0].gone && q->nthreads == 1) {
+        int status;
+        ptrace(PTRACE_INTERRUPT, q->threads[0].tid, NULL, NULL);
+        if (pt_wait(q->threads[0].tid, &status, err) < 0 && WIFSTOPPED(status))
+            return -err->code;
+        if (on_stop(c, f, q, &q->threads[0], status, err) < 0)
+            return -err->code;
+    }
+    return 0;
+}
+
+/* Those whose children take too long. One at a time; 0 also when it has resolved itself meanwhile. */
+static int end_vfork(struct ckpt *c, struct follow *f, pid_t waiting, struct err *err)
+{
+    struct proc *p = known_proc(c, waiting), *q;
+    struct thread *t = p ? only_vfork(c, p, &q) : NULL, heir, *more;
+
+    if (!t)
+        return err_set(err, EBUSY, "process %d: waits in vfork(2) for a child that neither execs nor exits", waiting);
+    if (stop_child(c, f, q, err) < 0)
+        return -err->code;
+    if (q->nthreads != 1 || !q->threads[0].stopped || !in_vfork(p->pid, t->tid))
+        return 0;
+    if (vfork_release(t, &q->threads[0], &heir, err) < 0)
+        return err_wrap(err, "process %d: waits in vfork(2) for process %d", p->pid, q->pid);
+    more = add_thread(q, heir.tid);
+    if (!more)
+        return err_set(err, ENOMEM, "out of memory");
+    *more = heir;
+    return 0;
+}
+
 /* Wait until every seized thread has stopped or ended. SIGCHLD wakes us; it is blocked and only waited for. */
 static int settle(struct ckpt *c, struct follow *f, struct err *err)
 {
@@ -357,8 +422,8 @@ static int settle(struct ckpt *c, struct follow *f, struct err *err)
         pid_t waiting = help_vforks(c);
         if (!waiting)
             catch_up(c);
-        else if (now_ns() - begin > VFORK_PATIENCE_NS)
-            return err_set(err, EBUSY, "process %d: waits in vfork(2) for a child that neither execs nor exits", waiting);
+        else if (now_ns() - begin > VFORK_PATIENCE_NS && end_vfork(c, f, waiting, err) < 0)
+            return -err->code;
     }
 }
 
