@@ -295,6 +295,8 @@ static int map_range(struct build *m, const Vma *v, uint64_t start, uint64_t end
         flags &= ~(uint64_t)(MAP_HUGETLB | (uint32_t)MAP_HUGE_MASK << MAP_HUGE_SHIFT);
     }
     inj_call(&m->b, BLOB_MUST, SYS_mmap, start, end - start, build_prot(m, v), flags, fd, offset);
+    if (v->advice & VMA_ADV_HUGEPAGE) /* before it is filled: then with huge pages, in a fifth of the time */
+        inj_call(&m->b, 0, SYS_madvise, start, end - start, MADV_HUGEPAGE);
     return run_full_batch(&m->b, "mapping", m->err);
 }
 
