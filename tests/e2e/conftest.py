@@ -110,3 +110,16 @@ def netns():
     yield
     libc.setns(before, 0)
     os.close(before)
+
+
+@pytest.fixture
+def ipcns():
+    """An IPC namespace of the test's own: what other tests make there, and leave, is not taken for the program's."""
+    libc = harness.libc
+    before = os.open("/proc/self/ns/ipc", os.O_RDONLY)
+    if libc.unshare(0x08000000) != 0:
+        os.close(before)
+        pytest.skip("no IPC namespace can be made here")
+    yield
+    libc.setns(before, 0)
+    os.close(before)

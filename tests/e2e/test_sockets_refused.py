@@ -404,7 +404,7 @@ def ipc(lab, *args):
 
 @users
 @pytest.mark.parametrize("kind", ("shm", "sem", "msg", "mq"))
-def test_ipc_is_taken(lab, kind):
+def test_ipc_is_taken(lab, ipcns, kind):
     """Somebody has made an object with that key or name meanwhile: his is left alone. (What an ordinary user restarts
     gets an IPC namespace of its own.)"""
     key = f"/dmtcp-test-{os.getpid()}" if kind == "mq" else str(random.randrange(1 << 20, 1 << 30))
