@@ -72,7 +72,7 @@ static uint64_t find_place(const struct inj *inj, uint64_t start, uint64_t end)
     uint8_t now[1024], zero[1024] = {0};
     struct err ignored;
 
-    if (end <= start || end - start > VDSO_MAX || guard_size() > sizeof(now) - 16 || at < start ||
+    if (end <= start || end - start > VDSO_MAX || guard_size() > GUARD_SPACE || at < start ||
         pt_read(inj->pid, at, now, end - at, &ignored) < 0)
         return 0;
     return !memcmp(now, zero, end - at) || !memcmp(now, blob_code + blob_guard_at, blob_guard_size) ? at : 0;

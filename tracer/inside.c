@@ -1,6 +1,6 @@
 /*
  * What only the process itself can ask the kernel: signal dispositions, timers, the alternate stack and a few
- * attributes. One batch for the process, and four stepped calls for each further thread, in many threads at once.
+ * attributes. One batch for the process, and one of four calls for each further thread, many threads side by side.
  */
 #include <errno.h>
 #include <inttypes.h>
