@@ -14,6 +14,7 @@ work() {
     echo "$sum"
 }
 
+exec 6<> <(:) # a pipe
 coproc DOUBLER { while read -r n; do echo $((n * 2)); done; }
 
 for ((round = 1; round <= ${1:-40}; round++)); do
@@ -31,8 +32,9 @@ for ((round = 1; round <= ${1:-40}; round++)); do
     echo "$round" >&"${DOUBLER[1]}"
     read -r twice <&"${DOUBLER[0]}"
     echo "doubled: $twice"
-    # the job says when it is no shell any more: one that is killed before would run the exit trap
-    exec 6< <(trap - EXIT; exec sh -c 'echo up; exec sleep 5')
+    # the job says when it is no shell any more: one that is killed before would run the exit trap. It is a job of job
+    # control: for another process "wait -f" ends with 147 if bash has seen it stop, and not yet go on
+    (trap - EXIT; exec sh -c 'echo up; exec sleep 5') >&6 &
     job=$!
     read -r up <&6
     kill -STOP "$job"
@@ -40,7 +42,6 @@ for ((round = 1; round <= ${1:-40}; round++)); do
     kill -TERM "$job"
     wait -f "$job"
     echo "$up, killed: $?"
-    exec 6<&-
     tr a-z A-Z <<END
 here-document of round $round
 END
