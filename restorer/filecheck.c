@@ -67,6 +67,10 @@ static bool another_file(const struct robject *o, const File *m, const struct st
 static int plan_saved(const struct robject *o, const File *m, const struct stat *st, struct rfile *f,
                       struct err *err)
 {
+    if (m->memory && !another_file(o, m, st)) { /* whatever its time: mappings change it and do not tell */
+        f->plan = FILE_OVERWRITE;
+        return 0;
+    }
     if ((uint64_t)st->st_size == m->size && same_time(m, st)) {
         f->plan = FILE_AS_IT_IS;
         return 0;

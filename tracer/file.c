@@ -213,6 +213,15 @@ static bool counters_of_java(const char *path)
            strspn(name + 1, "0123456789") == strlen(name + 1);
 }
 
+/* POSIX shared memory and named semaphores: memory that has a name, not files. */
+static bool is_memory(const char *path, const struct stat *st)
+{
+    struct statfs sf;
+
+    return S_ISREG(st->st_mode) && !strncmp(path, "/dev/shm/", 9) && statfs("/dev/shm", &sf) == 0 &&
+           (uint32_t)sf.f_type == TMPFS_MAGIC;
+}
+
 static int fill(struct ckpt *c, struct proc *p, File *m, const char *via, const struct stat *st,
                 const char *link, struct err *err)
 {
@@ -235,6 +244,7 @@ static int fill(struct ckpt *c, struct proc *p, File *m, const char *via, const 
     m->nlink = st->st_nlink;
     m->mapped_only = true;
     m->overwrite = c->options.allow_file_overwrite;
+    m->memory = is_memory(link, st);
     m->disposable = S_ISREG(st->st_mode) && counters_of_java(link);
     if (made)
         m->fs_type = arena_text(c->arena, made);
@@ -305,8 +315,14 @@ int file_mapped(struct ckpt *c, struct object *o, struct proc *p, const char *vi
     m->written |= write;
     if (!f->content.via)
         f->content.via = via;
-    return m->deleted || m->disposable ? content_extent(c, &f->content, p, e->start, e->end, e->offset, err)
-                                       : 0;
+    if (m->memory && !m->deleted) { /* ordinary users may not open what /proc/PID/map_files shows */
+        f->content.via = arena_printf(c->arena, "%.*s", (int)m->path.len, (const char *)m->path.data);
+        if (!f->content.via)
+            return err_set(err, ENOMEM, "out of memory");
+    }
+    return m->deleted || m->disposable || m->memory
+               ? content_extent(c, &f->content, p, e->start, e->end, e->offset, err)
+               : 0;
 }
 
 struct object *ckpt_file_object(struct ckpt *c, struct proc *p, const char *via, const struct stat *st,
@@ -371,7 +387,8 @@ static int file_match(struct ckpt *c, struct object *o, struct err *err)
     (void)err;
     if (!S_ISREG(m->mode) || m->fs_type.len)
         return 0;
-    m->content_saved = m->deleted || m->disposable || (c->options.save_open_files && f->in_table);
+    m->content_saved =
+        m->deleted || m->disposable || m->memory || (c->options.save_open_files && f->in_table);
     if (f->guessed && m->size < f->content.extent_end)
         m->size = f->content.extent_end;
     return 0;

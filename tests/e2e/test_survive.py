@@ -88,6 +88,7 @@ PROGRAMS = [
     Program("ipc_aio"),
     Program("ipc_iouring"),
     Program("ipc_mqueue"),
+    Program("ipc_posix"),
     Program("ipc_sysv"),
     Program("sock_listen"),
     Program("sock_options"),
