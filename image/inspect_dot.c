@@ -1,7 +1,8 @@
 /*
  * Who is related to whom, as a graph for dot(1): processes by parentage, and the objects through which they
- * can talk, which are those that more than one process holds and one can write to, and sockets
- * with the sockets they are connected to. All else says nothing about who talks to whom and is left out.
+ * can talk, which are those that more than one process holds and one can write to, sockets
+ * with what they are connected to, inside and outside, and System V objects, of which nothing says who uses them. All
+ * else says nothing about who talks to whom and is left out.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -12,6 +13,8 @@
 
 #include "base/util.h"
 #include "image/inspect.h"
+#include "image/inspect_links.h"
+#include "image/sysv.pb-c.h"
 #include "image/vma.h"
 
 /* A process holds an object: by descriptors or by a shared mapping. */
@@ -25,6 +28,8 @@ struct hold {
 struct graph {
     struct hold *holds;
     size_t n, cap;
+    bool *shown; /* by number of the object */
+    struct links links;
 };
 
 static void add_hold(struct graph *g, const struct hold *h)
@@ -92,7 +97,7 @@ static void print_label(FILE *out, const struct object *o)
 
     if (!mem)
         return;
-    print_object(mem, o, o->id);
+    links_label(mem, o);
     fclose(mem);
     for (size_t i = 0; i < len; i++) {
         if (text[i] == '"' || text[i] == '\\')
@@ -128,14 +133,6 @@ static size_t number_of(const struct set *s, const struct view *v)
     return i;
 }
 
-/* The object that the other end of this one is, for kinds that have a `peer`. */
-static const struct object *peer_of(const struct set *s, const struct object *o)
-{
-    uint64_t id = reflect_uint(o->message, "peer");
-
-    return id ? set_object(s, o->view, id) : NULL;
-}
-
 /* Held by several processes, and one of them can write to it. */
 static bool is_channel(const struct hold *h, size_t n)
 {
@@ -148,19 +145,71 @@ static bool is_channel(const struct hold *h, size_t n)
     return several && out;
 }
 
-/* All holds of one object; those of one process become one edge. */
-static void print_holds(FILE *out, const struct set *s, const struct hold *h, size_t n)
+/* Those that have a link, and those of which nobody can be seen to hold them. */
+static void mark_shown(struct graph *g, const struct set *s)
 {
-    const struct object *o = h[0].object, *peer = peer_of(s, o);
-    size_t id = (size_t)(o - s->objects);
+    for (size_t i = 0; i < g->links.n; i++)
+        g->shown[g->links.l[i].from] = g->shown[g->links.l[i].to] = true;
+    for (size_t i = 0; i < s->n_objects; i++)
+        g->shown[i] |= s->objects[i].kind == KIND_SYSV;
+}
 
-    if (!peer && !is_channel(h, n))
+static void print_objects(FILE *out, const struct graph *g, const struct set *s)
+{
+    for (size_t i = 0; i < s->n_objects; i++) {
+        if (!g->shown[i])
+            continue;
+        fprintf(out, "  o%zu [shape=ellipse, label=\"", i);
+        print_label(out, &s->objects[i]);
+        fputs("\"];\n", out);
+    }
+}
+
+static void print_escaped(FILE *out, const char *text)
+{
+    for (const char *c = text; *c; c++)
+        if (*c >= 0x20 && *c < 0x7f && *c != '"' && *c != '\\')
+            fputc(*c, out);
+}
+
+static void print_links(FILE *out, const struct graph *g)
+{
+    for (size_t i = 0; i < g->links.n; i++) {
+        const struct link *l = &g->links.l[i];
+        if (l->how == LINK_OUTSIDE) {
+            fprintf(out, "  x%zu [shape=plaintext, label=\"", i);
+            print_escaped(out, l->text);
+            fprintf(out, "\"];\n  o%zu -> x%zu [dir=both, style=dashed];\n", l->from, i);
+        } else {
+            fprintf(out, "  o%zu -> o%zu [%s];\n", l->from, l->to,
+                    l->how == LINK_CONNECTED ? "dir=both, style=dashed"
+                    : l->how == LINK_SENDS   ? "style=dashed"
+                                             : "style=dotted, label=\"waits\"");
+        }
+    }
+}
+
+/* Who has an adjustment pending was there (SEM_UNDO). */
+static void print_undo(FILE *out, const struct set *s)
+{
+    for (size_t i = 0; i < s->n_objects; i++) {
+        const struct object *o = &s->objects[i];
+        const Sysv *m = o->kind == KIND_SYSV && o->message ? (const Sysv *)o->message : NULL;
+        for (size_t k = 0; m && k < m->n_undo; k++) {
+            const struct view *v = set_process(s, o->view, m->undo[k]->pid);
+            if (v)
+                fprintf(out, "  p%zu -> o%zu [dir=both, label=\"undo\"];\n", number_of(s, v), i);
+        }
+    }
+}
+
+/* All holds of one object; those of one process become one edge. */
+static void print_holds(FILE *out, const struct graph *g, const struct set *s, const struct hold *h, size_t n)
+{
+    size_t id = (size_t)(h[0].object - s->objects);
+
+    if (!g->shown[id])
         return;
-    fprintf(out, "  o%zu [shape=ellipse, label=\"", id);
-    print_label(out, o);
-    fputs("\"];\n", out);
-    if (peer && peer > o)
-        fprintf(out, "  o%zu -> o%zu [dir=both, style=dashed];\n", id, (size_t)(peer - s->objects));
     for (size_t i = 0; i < n;) {
         const struct view *v = h[i].view;
         bool in = false, out_ = false;
@@ -179,6 +228,19 @@ static void print_holds(FILE *out, const struct set *s, const struct hold *h, si
     }
 }
 
+/* Find those that several hold, or print who holds them. */
+static void each_object(FILE *out, struct graph *g, const struct set *s, bool print)
+{
+    for (size_t i = 0, n; i < g->n; i += n) {
+        for (n = 1; i + n < g->n && g->holds[i + n].object == g->holds[i].object;)
+            n++;
+        if (print)
+            print_holds(out, g, s, g->holds + i, n);
+        else if (is_channel(g->holds + i, n))
+            g->shown[g->holds[i].object - s->objects] = true;
+    }
+}
+
 void inspect_dot(FILE *out, const struct set *s)
 {
     struct graph g = {0};
@@ -189,13 +251,20 @@ void inspect_dot(FILE *out, const struct set *s)
     }
     if (g.n)
         qsort(g.holds, g.n, sizeof(*g.holds), compare_holds);
+    g.shown = calloc(s->n_objects + 1, sizeof(*g.shown));
     fputs("digraph checkpoint {\n", out);
     print_processes(out, s);
-    for (size_t i = 0, n; i < g.n; i += n) {
-        for (n = 1; i + n < g.n && g.holds[i + n].object == g.holds[i].object;)
-            n++;
-        print_holds(out, s, g.holds + i, n);
+    if (g.shown) {
+        links_find(s, &g.links);
+        mark_shown(&g, s);
+        each_object(out, &g, s, false);
+        print_objects(out, &g, s);
+        each_object(out, &g, s, true);
+        print_links(out, &g);
+        print_undo(out, s);
     }
     fputs("}\n", out);
     free(g.holds);
+    free(g.shown);
+    free(g.links.l);
 }
