@@ -237,7 +237,7 @@ else:
     say('end-b', str(n))
 """
 
-KINDS = ("tcp", "tcp6", "unix", "abstract", "udp", "dgram", "msg", "sysv", "mq", "fifo")
+KINDS = ("tcp", "tcp6", "unix", "abstract", "udp", "dgram", "msg", "sysv", "shm", "mq", "fifo")
 
 
 @users
