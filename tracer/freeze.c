@@ -369,7 +369,7 @@ static struct thread *only_vfork(struct ckpt *c, struct proc *p, struct proc **c
 static int stop_child(struct ckpt *c, struct follow *f, struct proc *q, struct err *err)
 {
     while (!q->threads[0].stopped && !q->threads[0].gone && q->nthreads == 1) {
-        int status;
+        int status = 0; /* it has ended, if it cannot be waited for */
         ptrace(PTRACE_INTERRUPT, q->threads[0].tid, NULL, NULL);
         if (pt_wait(q->threads[0].tid, &status, err) < 0 && WIFSTOPPED(status))
             return -err->code;
