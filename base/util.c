@@ -144,9 +144,14 @@ void *grow(void *array, size_t n, size_t *cap, size_t element_size)
     return p;
 }
 
-int sync_fd(int fd)
+bool sync_wanted(void)
 {
     const char *no = getenv("DMTCP_NO_FSYNC");
 
-    return no && !strcmp(no, "1") ? 0 : fsync(fd);
+    return !no || strcmp(no, "1");
+}
+
+int sync_fd(int fd)
+{
+    return sync_wanted() ? fsync(fd) : 0;
 }

@@ -4,6 +4,7 @@
 #ifndef BASE_UTIL_H
 #define BASE_UTIL_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -57,6 +58,7 @@ int read_proc(char **data, size_t *len, struct err *err, const char *fmt, ...) _
  * crash of the machine such a checkpoint may be incomplete.
  */
 int sync_fd(int fd);
+bool sync_wanted(void);
 
 /* readlink into fresh memory; NULL and errno on failure. */
 char *readlink_dup(const char *path);

@@ -36,6 +36,7 @@ struct image_options {
     int compress; /* IMAGE_RAW or IMAGE_LZ4 */
     int level;    /* LZ4: 0 and 1 fast, 2 to 12 slower and smaller; negative: faster still */
     int sync;     /* image_finish() returns only when the data is on the disk */
+    int early;    /* send data to the disk while more is coming: it will be synced soon */
     int direct;   /* write page-aligned chunks past the page cache where the file system can */
 };
 

@@ -116,7 +116,7 @@ static void start_writeback(struct image_writer *w, size_t len)
     uint64_t before = atomic_fetch_add(&w->written, len);
     uint64_t step = (before + len) / WRITEBACK_STEP;
 
-    if (w->options.sync && step > before / WRITEBACK_STEP && step >= 2)
+    if ((w->options.sync || w->options.early) && step > before / WRITEBACK_STEP && step >= 2)
         sync_file_range(w->fd, (off_t)((step - 2) * WRITEBACK_STEP), WRITEBACK_STEP, SYNC_FILE_RANGE_WRITE);
 }
 

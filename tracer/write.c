@@ -184,7 +184,7 @@ static int put_objects(struct ckpt *c, struct err *err)
 static int begin_image(struct ckpt *c, struct proc *p, const struct ckpt_identity *id, struct image_set *set,
                        struct err *err)
 {
-    struct image_options o = {.compress = c->options.compress, .level = c->options.level};
+    struct image_options o = {.compress = c->options.compress, .level = c->options.level, .early = sync_wanted()};
     struct set_item *it = &set->items[set->n++];
 
     it->proc = p;
