@@ -1,21 +1,26 @@
 #!/bin/sh
 # Install what is missing, build, and run all tests:
 #
-#   ./run-tests.sh [--sanitize] [--quick] [pytest arguments…]
+#   ./run-tests.sh [--sanitize] [--quick] [--all] [pytest arguments…]
 #
 #   --sanitize  another build, with AddressSanitizer and UBSan in all programs that run on the host, and the unit
 #               tests and a choice of the whole runs with it
 #   --quick     only the unit tests and a choice of the whole runs
+#   --all       also servers and programs whose packages are large: PostgreSQL, an X server, MPI, LAMMPS
 #
 # The last line is the sum of all test runners: "N passed, N failed, N skipped".
 set -eu
 cd "$(dirname "$0")"
 
-sanitize="" quick=""
+sanitize="" quick="" packages=test
 while [ $# -gt 0 ]; do
     case $1 in
     --sanitize) sanitize=yes ;;
     --quick) quick=yes ;;
+    --all)
+        packages=all
+        export DMTCP_TEST_ALL=1
+        ;;
     -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '$d'; exit 0 ;;
     *) break ;;
     esac
@@ -28,7 +33,7 @@ choice="count or mem_anon or mem_memfd or mem_deleted or thr_many or thr_block o
  or bash or vim or test_coordinator"
 choice="($(echo "$choice" | tr -d '\n')) and not test_control and not test_can_fail"
 
-sh tests/packages.sh test
+sh tests/packages.sh $packages
 
 build=build
 options=-Dwerror=true

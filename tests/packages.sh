@@ -1,17 +1,21 @@
 #!/bin/sh
-# Install from apt what is needed and missing: `tests/packages.sh build` to build, `… test` to run all tests too.
+# Install from apt what is needed and missing: `tests/packages.sh build` to build, `… test` to run the tests too,
+# `… all` to run also those of large programs (run-tests.sh --all).
 # When nothing is missing it does nothing, and needs no network.
 set -eu
 
 build="gcc libc6-dev meson ninja-build pkg-config protobuf-c-compiler libprotobuf-c-dev liblz4-dev libxxhash-dev
     libsodium-dev libjansson-dev libcmocka-dev libunwind-dev libcap-dev python3"
 tests="python3-pytest python3-pytest-xdist procps bash perl make tar xz-utils coreutils sqlite3 vim nodejs golang-go
-    musl-tools openjdk-17-jdk-headless man-db groff gdb strace"
+    musl-tools openjdk-17-jdk-headless man-db groff gdb strace tmux redis-server redis-tools memcached nginx curl
+    openssh-server openssh-client"
+all="postgresql xvfb xterm x11-apps openmpi-bin libopenmpi-dev mpich libmpich-dev lammps"
 
 case ${1:-build} in
 build) wanted=$build ;;
 test) wanted="$build $tests" ;;
-*) echo "usage: $0 build|test" >&2; exit 2 ;;
+all) wanted="$build $tests $all" ;;
+*) echo "usage: $0 build|test|all" >&2; exit 2 ;;
 esac
 
 if ! command -v dpkg-query >/dev/null; then
@@ -30,6 +34,14 @@ if [ "$(id -u)" != 0 ]; then
 fi
 echo "Installing$missing"
 export DEBIAN_FRONTEND=noninteractive
+
+# The servers are wanted, but not as services.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+fi
 install() {
     # shellcheck disable=SC2086
     apt-get install -y -qq --no-install-recommends $missing >/tmp/dmtcp-apt.$$ 2>&1

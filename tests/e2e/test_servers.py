@@ -2,7 +2,8 @@
 until they are told to stop; meanwhile checkpoints are made at random instants, everything is killed and restarted,
 and restarted ones are killed and restarted again.
 
-DMTCP_ROUNDS checkpoints or restarts of each (default 3); DMTCP_STORM_SEED repeats a run."""
+DMTCP_ROUNDS checkpoints or restarts of each (default 3); DMTCP_STORM_SEED repeats a run. With DMTCP_TEST_ALL=1 also
+those whose packages are large (run-tests.sh --all)."""
 
 import dataclasses
 import os
@@ -35,6 +36,7 @@ class Server:
     at_once: bool = False
     users: tuple = ("root", "user")
     most: float = 0.3  # seconds between checkpoints, at most
+    large: bool = False
 
 
 def need(*commands):
@@ -93,6 +95,21 @@ def java(name):
     return prepare
 
 
+def mpi(kind, *options, **env):
+    """kind: openmpi or mpich; each has a compiler and an mpirun of its own."""
+    def prepare(lab, port):
+        copy_in(lab, "mpi.c")
+        subprocess.run([f"mpicc.{kind}", "-O1", "-o", "mpi", "mpi.c"], cwd=lab.dir, check=True, timeout=60)
+        more = ["--allow-run-as-root", "--oversubscribe", "--mca", "plm", "isolated",
+                "--mca", "btl_tcp_port_min_v4", str(port)] if kind == "openmpi" else []
+        return ["env", *(f"{name}={value}" for name, value in env.items()), f"mpirun.{kind}", *more, *options, "-n", "4", "./mpi",
+                *(["two-sided"] if kind == "mpich" else [])]
+
+    return prepare
+
+
+OPENMPI, MPICH = ("mpicc.openmpi", "mpirun.openmpi"), ("mpicc.mpich", "mpirun.mpich")
+
 ALL = [
     Server("redis", ("redis-server", "redis-cli"), python("redis_client.py")),
     Server("memcached", ("memcached",), python("memcached_client.py")),
@@ -102,11 +119,23 @@ ALL = [
     Server("node-http", ("node",), node("http.js"), at_once=True),
     Server("go-http", ("go",), go("http.go")),
     Server("java-nio", ("java", "javac"), java("Nio"), at_once=True),
+    # sshd and PostgreSQL look their user up, and the one of the tests has no name
+    Server("ssh", ("ssh", "sshd", "ssh-keygen"), python("ssh_client.py"), at_once=True, users=("root",)),
+    Server("postgresql", ("psql", "pgbench"), python("postgresql_client.py"), at_once=True, users=("root",), large=True),
+    Server("x11", ("Xvfb", "xterm", "xwd", "xlogo"), python("x11_client.py"), large=True),
+    # its own connections keep the ports of a killed one for a minute, and only root can make a restart without waiting
+    Server("openmpi-shm", OPENMPI, mpi("openmpi", "--mca", "btl", "vader,self"), users=("root",), large=True),
+    Server("openmpi-tcp", OPENMPI, mpi("openmpi", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo"),
+           users=("root",), large=True),
+    # over TCP (UCX) it does not come out of MPI_Finalize, also uninterrupted
+    Server("mpich-shm", MPICH, mpi("mpich", UCX_TLS="sysv,posix,self", UCX_SYSV_HUGETLB_MODE="n"), large=True),
 ]
 
 
 def cases():
     for server in ALL:
+        if server.large and not os.environ.get("DMTCP_TEST_ALL"):
+            continue
         for user in server.users:
             if user in harness.users():
                 yield pytest.param(server, user, id=f"{server.name}-{user}")
