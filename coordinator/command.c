@@ -31,7 +31,7 @@ static const char usage[] =
     "      --quiet               no notes; twice: no warnings (DMTCP_QUIET)\n"
     "  -h, --coord-host HOST     the coordinator's host (DMTCP_COORD_HOST; default localhost)\n"
     "  -p, --coord-port PORT     its port (DMTCP_COORD_PORT; default 7779)\n"
-    "      --ckptdir DIR, --tmpdir DIR  with --attach: as for dmtcp_launch\n"
+    "      --ckptdir DIR, --tmpdir DIR, --ext-tcp WHAT  with --attach: as for dmtcp_launch\n"
     "      --help, --version\n";
 
 enum {
@@ -44,6 +44,7 @@ enum {
     OPT_JSON,
     OPT_QUIET,
     OPT_COMPRESS,
+    OPT_EXT_TCP,
 };
 
 /* -i and -q mean something else here than in the other commands, so they come before the common ones. */
@@ -69,6 +70,7 @@ static const struct option long_options[] = {
     {"ckptdir", required_argument, NULL, OPT_CKPTDIR},
     {"tmpdir", required_argument, NULL, OPT_TMPDIR},
     {"compress", required_argument, NULL, OPT_COMPRESS},
+    {"ext-tcp", required_argument, NULL, OPT_EXT_TCP},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},
     {NULL, 0, NULL, 0},
@@ -86,6 +88,7 @@ struct arguments {
     size_t n, cap;
     int json;
     const char *compress;
+    char ext_tcp[24]; /* "ext-tcp=…" */
 };
 
 static int add_job(struct arguments *a, int opt, const char *number, struct err *err)
@@ -127,6 +130,11 @@ static int take_option(struct arguments *a, int opt, struct err *err)
         return 0;
     case OPT_QUIET:
         a->o.quiet++;
+        return 0;
+    case OPT_EXT_TCP:
+        if (strcmp(optarg, "keep") && strcmp(optarg, "reset") && strcmp(optarg, "refuse"))
+            return err_set(err, EINVAL, "--ext-tcp %s: use keep, reset or refuse", optarg);
+        snprintf(a->ext_tcp, sizeof(a->ext_tcp), "ext-tcp=%s", optarg);
         return 0;
     case OPT_COMPRESS:
         a->compress = optarg;
@@ -307,6 +315,7 @@ static int attach(struct arguments *a, struct coord *c, pid_t pid, struct err *e
     Wire__TreeOptions options = WIRE__TREE_OPTIONS__INIT;
     Wire__TracerConfig config = WIRE__TRACER_CONFIG__INIT;
     _cleanup_free_ char *comm = NULL;
+    char *extra[] = {a->ext_tcp};
     int r;
 
     if (read_proc(&comm, NULL, err, "%d/comm", (int)pid) < 0)
@@ -316,6 +325,10 @@ static int attach(struct arguments *a, struct coord *c, pid_t pid, struct err *e
     options.ckptdir = a->o.ckptdir;
     options.tmpdir = a->o.tmpdir;
     options.compress = (char *)(a->compress ? a->compress : "");
+    if (a->ext_tcp[0]) {
+        options.extra = extra;
+        options.n_extra = 1;
+    }
     config.ckptdir = a->o.ckptdir;
     config.tmpdir = a->o.tmpdir;
     config.quiet = (uint32_t)a->o.quiet;

@@ -91,6 +91,8 @@ static int inet_prepare(struct restore *r, struct robject *o, struct err *err)
     inet_end_of(m->local.data, m->local.len, &u->local);
     if (m->remote.len)
         inet_end_of(m->remote.data, m->remote.len, &u->remote);
+    if (m->peer_state == PEER_OUTSIDE && inet_keeps(r, m))
+        tcp_adopt_find(s);
     return check_outside(r, u, err);
 }
 

@@ -71,7 +71,9 @@ int tcp_fill(struct rsockets *s, struct err *err);   /* tcpfill.c */
 /* tcpkeep.c: a connection that leads out; then, when nothing can fail any more, let them live. */
 int tcp_keep(struct rsockets *s, struct rinet *u, struct err *err);
 int tcp_keep_live(struct rsockets *s, struct err *err);
-int tcp_adopt(struct rsockets *s, const struct rinet *u); /* tcpadopt.c: an fd; -ENOENT: nobody holds it */
+/* tcpadopt.c: look for sockets that are held; an fd of one, -ENOENT: nobody holds it; tell who held them. */
+void tcp_adopt_find(struct rsockets *s);
+int tcp_adopt(struct rsockets *s, const struct rinet *u);
 void tcp_adopt_end(struct rsockets *s);
 int dgram_build(struct rinet *u, struct err *err);   /* dgram.c */
 int dgram_fill(struct rsockets *s, struct err *err);

@@ -15,6 +15,7 @@
 #include "coordinator/client.h"
 #include "restorer/core.h"
 #include "restorer/driver.h"
+#include "restorer/socket.h"
 #include "restorer/tty.h"
 
 #ifdef MTCP_RESTART
@@ -209,6 +210,7 @@ int main(int argc, char **argv)
         rc = FAIL_COMPUTATION;
         terminal_plan(&r);
         res = start_driver(&r, &config, &report, &driver, &err);
+        tcp_adopt_forget(&r);
     }
     if (res < 0) {
         log_error("%s", err.msg);

@@ -28,6 +28,9 @@ struct rsockets {
 };
 struct rsockets *rsockets_of(struct restore *r, struct err *err);
 
+/* tcpadopt.c: in dmtcp_restart, once the driver is forked: sockets that were looked for are the driver's alone. */
+void tcp_adopt_forget(struct restore *r);
+
 /* Is the common part of a record one that a tracer can have written, of this family? */
 int socket_check(const Socket *m, uint32_t family, struct err *err);
 

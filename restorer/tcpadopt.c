@@ -2,14 +2,14 @@
  * When a program is killed after its checkpoint (dmtcp_command --kcheckpoint), a helper of its tracer holds the
  * connections that lead out of the computation for some minutes, silent and deaf (tracer/keeper.h): so the kernel
  * does not answer their peers with a reset. A restart in that time takes the very sockets over, if they are as the
- * image says; when all is done the helper is told to end.
+ * image says; when all is done the helper is told to end. They are looked for by dmtcp_restart itself: its child, the
+ * driver, may be in a new pid namespace, from which the helper can't be seen.
  */
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -24,10 +24,21 @@ struct held {
     struct held *next;
     struct inet_end local, remote;
     int pidfd, fd; /* ours; the sockets of one helper are next to each other */
+    int bell;      /* of the helper: wakes it */
     bool taken;
 };
 
-static void add(struct rsockets *s, int pidfd, int number)
+static bool is_eventfd(int fd)
+{
+    _cleanup_free_ char *link = NULL;
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    link = readlink_dup(path);
+    return link && !strcmp(link, "anon_inode:[eventfd]");
+}
+
+static void add(struct rsockets *s, int pidfd, int number, int *bell)
 {
     union address a, b;
     socklen_t n = sizeof(a), m = sizeof(b);
@@ -36,6 +47,10 @@ static void add(struct rsockets *s, int pidfd, int number)
 
     if (fd < 0)
         return;
+    if (is_eventfd(fd)) {
+        *bell = fd;
+        return;
+    }
     h = getsockname(fd, &a.sa, &n) == 0 && getpeername(fd, &b.sa, &m) == 0 ? restore_alloc(s->r, sizeof(*h)) : NULL;
     if (!h || !inet_end_of(&a, n, &h->local) || !inet_end_of(&b, m, &h->remote)) {
         close(fd);
@@ -53,7 +68,7 @@ static void look_at(struct rsockets *s, const char *pid)
     char path[64], comm[32] = "";
     struct stat st;
     _cleanup_close_ int f = -1;
-    int pidfd;
+    int pidfd, bell = -1;
     DIR *d;
 
     snprintf(path, sizeof(path), "/proc/%.16s/comm", pid);
@@ -66,16 +81,18 @@ static void look_at(struct rsockets *s, const char *pid)
     d = pidfd >= 0 ? opendir(path) : NULL;
     for (const struct dirent *e; d && (e = readdir(d));)
         if (e->d_name[0] != '.' && atoi(e->d_name) > 0)
-            add(s, pidfd, atoi(e->d_name));
+            add(s, pidfd, atoi(e->d_name), &bell);
     if (d)
         closedir(d);
     if (s->held == before && pidfd >= 0)
         close(pidfd);
+    for (struct held *h = s->held; h != before; h = h->next)
+        h->bell = bell;
 }
 
-static void find(struct rsockets *s)
+void tcp_adopt_find(struct rsockets *s)
 {
-    DIR *d = opendir("/proc");
+    DIR *d = s->looked_for_held ? NULL : opendir("/proc");
 
     s->looked_for_held = true;
     for (const struct dirent *e; d && (e = readdir(d));)
@@ -111,8 +128,6 @@ static bool is_as_saved(int fd, const Inet *m)
 
 int tcp_adopt(struct rsockets *s, const struct rinet *u)
 {
-    if (!s->looked_for_held)
-        find(s);
     for (struct held *h = s->held; h; h = h->next)
         if (!h->taken && inet_same(&h->local, &u->local) && inet_same(&h->remote, &u->remote) &&
             is_as_saved(h->fd, u->m)) {
@@ -122,21 +137,37 @@ int tcp_adopt(struct rsockets *s, const struct rinet *u)
     return -ENOENT;
 }
 
-/* Those that were not taken are closed: they are the helper's still. */
-void tcp_adopt_end(struct rsockets *s)
+/* wake: the helpers whose sockets were taken may end. */
+static void close_all(struct rsockets *s, bool wake)
 {
+    uint64_t one = 1;
     bool taken = false;
 
     for (struct held *h = s->held; h; h = h->next) {
         taken |= h->taken;
-        if (!h->taken)
+        if (!h->taken || !wake)
             close(h->fd);
-        if (!h->next || h->next->pidfd != h->pidfd) {
-            if (taken && syscall(SYS_pidfd_send_signal, h->pidfd, SIGTERM, NULL, 0) == 0)
-                poll(&(struct pollfd){.fd = h->pidfd, .events = POLLIN}, 1, 1000);
-            close(h->pidfd);
-            taken = false;
-        }
+        if (h->next && h->next->pidfd == h->pidfd)
+            continue;
+        if (wake && taken && h->bell >= 0 && write(h->bell, &one, sizeof(one)) == sizeof(one))
+            poll(&(struct pollfd){.fd = h->pidfd, .events = POLLIN}, 1, 1000);
+        close(h->pidfd);
+        if (h->bell >= 0)
+            close(h->bell);
+        taken = false;
     }
     s->held = NULL;
+}
+
+/* In dmtcp_restart, when the driver has them. */
+void tcp_adopt_forget(struct restore *r)
+{
+    if (r->sockets)
+        close_all(r->sockets, false);
+}
+
+/* Those that were not taken are the helper's still. */
+void tcp_adopt_end(struct rsockets *s)
+{
+    close_all(s, true);
 }

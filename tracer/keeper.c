@@ -8,6 +8,7 @@
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -133,7 +134,7 @@ static _Noreturn void helper(int sock)
 {
     struct list l = {0};
     sigset_t most;
-    int op;
+    int op, bell;
 
     sigfillset(&most);
     sigdelset(&most, SIGTERM);
@@ -143,7 +144,8 @@ static _Noreturn void helper(int sock)
     prctl(PR_SET_NAME, KEEPER_NAME);
     dup2(sock, 0);
     syscall(SYS_close_range, 1, ~0u, 0);
-    if (chdir("/") < 0)
+    bell = eventfd(0, EFD_CLOEXEC);
+    if (bell < 0 || chdir("/") < 0)
         _exit(1);
     do
         op = take(0, &l);
@@ -151,7 +153,7 @@ static _Noreturn void helper(int sock)
     if (op < 0)
         put_all_back(&l);
     else if (l.n)
-        poll(NULL, 0, KEEPER_SECONDS * 1000);
+        poll(&(struct pollfd){.fd = bell, .events = POLLIN}, 1, KEEPER_SECONDS * 1000);
     _exit(0); /* still in repair mode: no packet is sent */
 }
 

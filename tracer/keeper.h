@@ -3,7 +3,8 @@
  * (tcpkeep.c). When the tracer dies it puts them back. When the program is killed after its checkpoint, it stays for
  * a while and holds them, in repair mode and deaf: so what the peer sends meanwhile is neither answered by a reset
  * nor acknowledged, and the peer sends it again to the restarted program. A restart takes the sockets over from
- * here (restorer/tcpadopt.c) and ends the helper. No firewall rule is needed for any of it, so none can be left.
+ * here (restorer/tcpadopt.c) and ends the helper, by the eventfd that it waits for: a signal would not do between pid
+ * namespaces. No firewall rule is needed for any of it, so none can be left.
  */
 #ifndef TRACER_KEEPER_H
 #define TRACER_KEEPER_H

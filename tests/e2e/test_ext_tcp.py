@@ -198,6 +198,24 @@ def test_killed_after_checkpoint(lab, address):
 
 
 @root_only
+def test_in_a_new_pid_namespace(lab):
+    """The helper that holds the connection is not to be seen from there."""
+    peer = start(lab)
+    peer.ask("one", "1: one")
+    kill_program(lab, keeper=True)
+    peer.send("while it is dead")
+    restart(lab, "--in-new-pidns")
+    peer.expect("2: while it is dead")
+    lab.wait_until("the helper has ended", lambda: not [p for p in harness.descendants() if p.comm == "dmtcp_keeper" and p.alive])
+    peer.send("last")
+    peer.expect("3: last")
+    peer.socket.shutdown(socket.SHUT_WR)
+    assert peer.file.read() == b""
+    peer.close()
+    assert lab.finish() == 0
+
+
+@root_only
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_killed_without_a_helper(lab, address):
     """Nothing holds the connection in between, but the peer is quiet."""
@@ -427,6 +445,21 @@ def refused_checkpoint(lab, peer, *words):
 def test_refused_at_checkpoint(lab):
     peer = start(lab, options=("--ext-tcp=refuse",))
     peer.ask("one", "1: one")
+    refused_checkpoint(lab, peer, "--ext-tcp=refuse")
+
+
+@pytest.mark.parametrize("user", harness.users(), indirect=True)
+def test_option_of_attach(lab):
+    """A program that was not launched: dmtcp_command says what is to become of its connections."""
+    lab.start_coordinator()
+    lab.write("server.py", SERVER)
+    lab.run_bare(["/usr/bin/python3", "server.py", "127.0.0.1"], stdout=subprocess.DEVNULL)
+    lab.wait_until("the server listens", lambda: lab.path("server-port").exists())
+    peer = Peer("127.0.0.1", int(lab.path("server-port").read_text()))
+    peer.ask("one", "1: one")
+    status, text = lab.run("dmtcp_command", *lab.where(), "--ext-tcp=nonsense", "--attach", str(lab.program.pid), check=False)
+    assert status and "--ext-tcp nonsense" in text
+    lab.run("dmtcp_command", *lab.where(), "--ext-tcp=refuse", "--attach", str(lab.program.pid))
     refused_checkpoint(lab, peer, "--ext-tcp=refuse")
 
 
