@@ -98,12 +98,17 @@ def test_attached(lab, name, instants):
         instants()
         lab.checkpoint()
     lab.run("dmtcp_command", *lab.where(), "--detach", program.pid)
-    lab.wait_until("the tracer has gone", lambda: not [p for p in harness.descendants() if p.comm == "dmtcp_tracer" and p.alive])
+    tracer_gone(lab)
     verify(lab, Program(name))
 
 
-def test_attached_pipeline_and_daemon(lab, instants):
-    """What a plain shell started: a pipeline and a daemon. Adopted, checkpointed, killed, restarted."""
+def tracer_gone(lab):
+    lab.wait_until("the tracer has gone",
+                   lambda: not [p for p in harness.descendants() if p.comm == "dmtcp_tracer" and p.alive])
+
+
+def start_pipeline_and_daemon(lab):
+    """What a plain shell starts: a pipeline, and a daemon that leaves its tree. Both are adopted; returns their pids."""
     script = lab.write("start.sh", f"""
         set -e
         {lab.bin.program("count")} --go "$1" --out "$2" >/dev/null
@@ -123,14 +128,38 @@ def test_attached_pipeline_and_daemon(lab, instants):
     daemon = [p for p in harness.descendants() if p.comm == "count"][0]
     attach(lab, shell.pid)
     attach(lab, daemon.pid)
-    instants()
-    lab.checkpoint()
-    lab.kill_everything()
-    lab.restart()
-    lab.wait_running()
+    return shell.pid, daemon.pid
+
+
+def verify_pipeline_and_daemon(lab):
     lab.go.touch()
     assert lab.finish() == 0
     lab.wait_until("the daemon ends", lambda: "PASS" in lab.tail("daemon.out"))
     numbers = [int(n) for n in lab.tail("numbers", 1 << 30).split()]
     assert numbers == list(range(len(numbers)))
     assert int(lab.tail("sum")) == sum(numbers)
+
+
+def test_attached_pipeline_and_daemon_checkpoints(lab, instants):
+    """Adopted, checkpointed at random instants, let go; and they go on by themselves."""
+    pids = start_pipeline_and_daemon(lab)
+    for _ in range(max(2, COUNT // 2)):
+        instants()
+        lab.checkpoint()
+    for pid in pids:
+        lab.run("dmtcp_command", *lab.where(), "--detach", pid)
+    tracer_gone(lab)
+    verify_pipeline_and_daemon(lab)
+
+
+def test_attached_pipeline_and_daemon_restarts(lab, instants):
+    """Adopted, checkpointed, killed, restarted, again and again."""
+    start_pipeline_and_daemon(lab)
+    for _ in range(max(2, COUNT // 3)):
+        instants()
+        lab.checkpoint()
+        instants(0.05)
+        lab.kill_everything()
+        lab.restart()
+        lab.wait_running()
+    verify_pipeline_and_daemon(lab)
