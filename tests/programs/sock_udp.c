@@ -214,6 +214,55 @@ static void check_options(void)
     close(from.fd);
 }
 
+/* ---- multicast over IPv6 ---- */
+
+static struct place heard;
+
+static struct sockaddr_in6 group6(int last)
+{
+    struct sockaddr_in6 a = {.sin6_family = AF_INET6, .sin6_addr.s6_addr = {0xff, 0x15, [15] = (uint8_t)last}};
+
+    a.sin6_port = heard.a.sin6_port;
+    a.sin6_scope_id = if_nametoindex("lo");
+    return a;
+}
+
+static int join6(int last)
+{
+    struct group_req q = {.gr_interface = if_nametoindex("lo")};
+    struct sockaddr_in6 a = group6(last);
+
+    memcpy(&q.gr_group, &a, sizeof(a));
+    return setsockopt(heard.fd, IPPROTO_IPV6, MCAST_JOIN_GROUP, &q, sizeof(q)) < 0 ? errno : 0;
+}
+
+/* All but one source, of which there are none here. */
+static int block6(int option)
+{
+    struct group_source_req q = {.gsr_interface = if_nametoindex("lo")};
+    struct sockaddr_in6 a = group6(2), from = {.sin6_family = AF_INET6, .sin6_addr.s6_addr = {0xfd, [15] = 9}};
+
+    memcpy(&q.gsr_group, &a, sizeof(a));
+    memcpy(&q.gsr_source, &from, sizeof(from));
+    return setsockopt(heard.fd, IPPROTO_IPV6, option, &q, sizeof(q)) < 0 ? errno : 0;
+}
+
+static void make_groups6(void)
+{
+    heard = make_bound(AF_INET6, 0, true);
+    check_num(0, join6(1), "joining a group");
+    check_num(0, join6(2), "joining a group");
+    check_num(0, block6(MCAST_BLOCK_SOURCE), "blocking a source");
+}
+
+static void check_groups6(void)
+{
+    check_num(EADDRINUSE, join6(1), "errno of joining an IPv6 group again");
+    check_num(EADDRINUSE, join6(2), "errno of joining an IPv6 group again");
+    check_num(0, block6(MCAST_UNBLOCK_SOURCE), "errno of letting a source speak again");
+    check_num(0, join6(3), "errno of joining another group");
+}
+
 int main(int argc, char **argv)
 {
     static const int families[] = {AF_INET, AF_INET6};
@@ -224,6 +273,7 @@ int main(int argc, char **argv)
         make_set(&sets[i], families[i]);
     make_shared();
     make_options();
+    make_groups6();
     fresh.fd = (int)MUST(socket(AF_INET, SOCK_DGRAM, 0));
 
     check_wait();
@@ -234,6 +284,7 @@ int main(int argc, char **argv)
         check_set(&sets[i]);
     check_shared();
     check_options();
+    check_groups6();
     fresh.len = sizeof(fresh.a);
     MUST(getsockname(fresh.fd, (void *)&fresh.a, &fresh.len));
     check_num(0, ((struct sockaddr_in *)&fresh.a)->sin_port, "port of a new socket");
