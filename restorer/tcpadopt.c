@@ -62,6 +62,17 @@ static void add(struct rsockets *s, int pidfd, int number, int *bell)
     s->held = h;
 }
 
+/* What is held in another network namespace has nothing to do with the addresses of this one. */
+static bool same_network(const char *pid)
+{
+    struct stat ours, theirs;
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/%.16s/ns/net", pid);
+    return stat(path, &theirs) == 0 && stat("/proc/self/ns/net", &ours) == 0 && theirs.st_ino == ours.st_ino &&
+           theirs.st_dev == ours.st_dev;
+}
+
 static void look_at(struct rsockets *s, const char *pid)
 {
     struct held *before = s->held;
@@ -74,7 +85,7 @@ static void look_at(struct rsockets *s, const char *pid)
     snprintf(path, sizeof(path), "/proc/%.16s/comm", pid);
     f = open(path, O_RDONLY | O_CLOEXEC);
     if (f < 0 || read(f, comm, sizeof(comm) - 1) < 0 || strcmp(comm, KEEPER_NAME "\n") || fstat(f, &st) < 0 ||
-        st.st_uid != geteuid())
+        st.st_uid != geteuid() || !same_network(pid))
         return;
     pidfd = (int)syscall(SYS_pidfd_open, atoi(pid), 0);
     snprintf(path, sizeof(path), "/proc/%.16s/fd", pid);
@@ -86,6 +97,8 @@ static void look_at(struct rsockets *s, const char *pid)
         closedir(d);
     if (s->held == before && pidfd >= 0)
         close(pidfd);
+    if (s->held == before && bell >= 0)
+        close(bell);
     for (struct held *h = s->held; h != before; h = h->next)
         h->bell = bell;
 }
