@@ -237,8 +237,11 @@ int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct e
         for (size_t k = 0; k < tree->n_pid; k++) {
             struct proc_stat s;
             struct err ignored;
-            if (follow_add(t->follow, tree->pid[k], is_tree(config, tree->pid[k]), err) < 0)
-                return -err->code;
+            int r = follow_add(t->follow, tree->pid[k], is_tree(config, tree->pid[k]), err);
+            if (r == -ENOENT)
+                continue; /* somebody has killed it */
+            if (r < 0)
+                return r;
             /* A zombie has ended already: no record will say so. */
             if (read_stat(tree->pid[k], &s, &ignored) == 0 && s.state == 'Z')
                 follow_correct(t->follow, tree->pid[k], 0);
