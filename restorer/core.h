@@ -82,6 +82,9 @@ pid_t outside_group(const struct restore *r);
 /* Enter the namespaces of the plan; returns in the process that is to be the driver (others do not return). */
 int namespaces_enter(struct restore *r, struct err *err);
 
+/* pidwait.c: a number was free when the plan was made and is not now. Wait for a moment; true: try again. */
+bool pid_wait_free(pid_t pid, int *tries);
+
 /* --- tree.c --- */
 int tree_create(struct restore *r, struct err *err);
 int tree_groups(struct restore *r, struct err *err);

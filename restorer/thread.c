@@ -168,20 +168,42 @@ static int check_one(const struct wave *w, const struct made *m)
     return 0;
 }
 
-static int run_wave(struct wave *w)
+/* The first n are there: what is left is the batch. */
+static int drop_made(struct wave *w, uint32_t n)
 {
-    if (!w->n)
-        return 0;
-    if (inj_run_threads(&w->b, w->n, w->err) < 0)
-        return -w->err->code;
-    for (uint32_t i = 0; i < w->b.ncalls; i++)
-        if (inj_failed(inj_ret(&w->b, i)))
-            return err_set(w->err, (int)-inj_ret(&w->b, i), "process %d: making thread %d: %s", w->p->pid,
-                           w->made[i].thread->tid, strerror((int)-inj_ret(&w->b, i)));
-    for (uint32_t i = 0; i < w->n; i++)
+    for (uint32_t i = 0; i < n; i++)
         if (check_one(w, &w->made[i]) < 0)
             return -w->err->code;
-    w->n = 0;
+    w->n -= n;
+    w->b.ncalls -= n;
+    memmove(w->made, w->made + n, w->n * sizeof(*w->made));
+    memmove(w->b.calls, w->b.calls + n, w->b.ncalls * sizeof(*w->b.calls));
+    for (uint32_t i = 0; i < w->b.ncalls; i++)
+        w->b.calls[i].flags &= ~BLOB_NOT_RUN;
+    return 0;
+}
+
+/* Make the threads of the batch, as far as it gets. */
+static int run_once(struct wave *w)
+{
+    uint32_t n = 0;
+
+    if (inj_run_threads(&w->b, w->n, w->err) < 0)
+        return -w->err->code;
+    while (n < w->b.ncalls && !(w->b.calls[n].flags & BLOB_NOT_RUN) && !inj_failed(inj_ret(&w->b, n)))
+        n++;
+    int64_t ret = n < w->b.ncalls ? inj_ret(&w->b, n) : 0;
+    if (drop_made(w, n) < 0)
+        return -w->err->code;
+    return ret == 0 ? 0 : err_set(w->err, (int)-ret, "process %d: making thread %d: %s", w->p->pid,
+                                  w->made[0].thread->tid, strerror((int)-ret));
+}
+
+static int run_wave(struct wave *w)
+{
+    for (int tries = 0; w->n;)
+        if (run_once(w) < 0 && (w->err->code != EEXIST || !pid_wait_free(w->made[0].thread->tid, &tries)))
+            return -w->err->code;
     inj_reset(&w->b);
     return 0;
 }

@@ -59,8 +59,11 @@ static int close_others(struct rproc *p, struct err *err)
 
 static int spawn(struct making *m, struct rproc *p, pid_t pid)
 {
-    if (inj_spawn(&p->inj, m->r->area, m->r->slots, CLONE_PARENT, pid, m->r->ctl_fd, m->err) < 0)
-        return -m->err->code;
+    for (int tries = 0; inj_spawn(&p->inj, m->r->area, m->r->slots, CLONE_PARENT, pid, m->r->ctl_fd, m->err) < 0;) {
+        if (m->err->code != EEXIST || !pid_wait_free(pid, &tries))
+            return -m->err->code;
+        inj_close(&p->inj);
+    }
     p->host_pid = p->inj.pid;
     p->alive = true;
     return mm_clear(m->r, p, m->err);
@@ -103,8 +106,11 @@ static int fork_from(struct making *m, struct rproc *from, struct rproc *p, pid_
         p->slot = a.slot = ++from->mm_home->next_slot;
         p->came_from = from;
     }
-    if (inj_fork(&from->inj, &p->inj, &a, m->err) < 0)
-        return err_wrap(m->err, "process %d", pid);
+    for (int tries = 0; inj_fork(&from->inj, &p->inj, &a, m->err) < 0;) {
+        if (m->err->code != EEXIST || !pid_wait_free(pid, &tries))
+            return err_wrap(m->err, "process %d", pid);
+        inj_close(&p->inj);
+    }
     p->host_pid = p->inj.pid;
     p->alive = true;
     p->cleared = from->cleared;
