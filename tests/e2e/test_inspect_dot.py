@@ -36,12 +36,15 @@ if pid == 0:
     for s in (mine, a, to, udp_to, outside, listener, waits):
         s.close()
     os.close(r)
+    open('made', 'w').close()
     while True:
         time.sleep(1)
 for s in (theirs, b, inbox, udp):
     s.close()
 os.close(w)
-open('made', 'w').close()
+while not os.path.exists('made'):
+    time.sleep(0.005)
+open('all-made', 'w').close()
 while not os.path.exists('stop'):
     time.sleep(0.005)
 libc.semctl(sem, 0, 0, 0)
@@ -66,7 +69,7 @@ def test_dot(lab, ipcns):
     port = server.getsockname()[1]
     lab.write("family.py", FAMILY)
     lab.launch(["/usr/bin/python3", "family.py", str(port)], "--ext-tcp=reset", stdout=subprocess.DEVNULL)
-    lab.wait_until("the family is there", lambda: lab.path("made").exists())
+    lab.wait_until("the family is there", lambda: lab.path("all-made").exists())
     images = lab.checkpoint()
     _, text = lab.run("dmtcp_inspect", "--dot", *images)
     line = re.compile(r'(digraph checkpoint \{|\}|  [pox]\d+ \[shape=\w+, label="([^"\\]|\\.)*"\];|'
