@@ -255,9 +255,12 @@ pid = os.fork()
 if pid == 0:
     tcp.close(); unix.close()
     theirs.sendall(b'last words'); theirs_unix.sendall(b'last words')
+    open('sent', 'w').close()
     while True:
         time.sleep(1)
 theirs.close(); theirs_unix.close()
+while not os.path.exists('sent'):
+    time.sleep(0.002)
 open('made.new', 'w').write(str(pid))
 os.rename('made.new', 'made')
 while not os.path.exists('stop'):
