@@ -37,6 +37,17 @@ static struct robject *find_pty(const struct restore *r, uint64_t rdev)
 
 /* ---- making them ---- */
 
+/* O_CLOEXEC given to TIOCGPTPEER would stay among the status flags, and fdinfo show it of all descriptors for
+ * ever. */
+int tty_open_slave(int master, uint32_t flags)
+{
+    int fd = ioctl(master, TIOCGPTPEER, flags);
+
+    if (fd >= 0)
+        fcntl(fd, F_SETFD, FD_CLOEXEC);
+    return fd;
+}
+
 static int open_master(int *index, struct err *err)
 {
     int fd = open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC);
@@ -104,7 +115,7 @@ static int make_pty(struct restore *r, struct robject *o, struct err *err)
         restore_note(r, "/dev/pts/%u is taken: that terminal is /dev/pts/%d now", m->index, index);
     if (ioctl(o->fd, TIOCSPTLCK, &unlocked) < 0)
         return err_errno(err, "/dev/pts/%d: unlocking", index);
-    t->slave = ioctl(o->fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+    t->slave = tty_open_slave(o->fd, O_RDWR | O_NOCTTY);
     if (t->slave < 0)
         return err_errno(err, "/dev/pts/%d", index);
     if (m->winsize.len == sizeof(struct winsize))
@@ -252,7 +263,7 @@ static int open_slave(struct restore *r, struct robject *o, struct rofd *d, int 
         open_dev_tty(r, tty_of(o), flags, fd, err) < 0)
         return -err->code;
     if (*fd < 0)
-        *fd = ioctl(o->fd, TIOCGPTPEER, flags | O_CLOEXEC);
+        *fd = tty_open_slave(o->fd, flags);
     return *fd < 0 ? err_errno(err, "/dev/pts/%u", tty_of(o)->index) : 0;
 }
 

@@ -130,7 +130,7 @@ static void close_slave(struct robject *o)
         ioctl(t->slave, TIOCEXCL);
     if (m->fresh) {
         ioctl(o->fd, TIOCSPTLCK, &(int){1});
-        fd = ioctl(o->fd, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC);
+        fd = tty_open_slave(o->fd, O_RDWR | O_NOCTTY);
         if (fd >= 0)
             close(fd);
     }

@@ -19,6 +19,9 @@ struct rtty {
     int slave;
 };
 
+/* A new description of the slave, closed at exec; -1 with errno. */
+int tty_open_slave(int master, uint32_t flags);
+
 /* Put back mode, input, output and what else the image says; then the driver's slave is closed. */
 int tty_fill(struct robject *o, struct err *err);
 

@@ -366,6 +366,23 @@ int ckpt_add_ofd(struct ckpt *c, const struct fd_info *fi, struct ofd **out, str
     return 0;
 }
 
+/*
+ * What TIOCGPTPEER has opened with O_CLOEXEC keeps that among its status flags (ptm_open_peer() in drivers/tty/pty.c), so
+ * fdinfo shows it of every descriptor of it, be that closed at exec or not. The process itself is asked.
+ */
+static bool closed_at_exec(const struct entry *e)
+{
+    struct proc *p = e->fi.proc;
+    struct err ignored;
+    int64_t ret;
+
+    if (!(e->fi.flags & O_CLOEXEC) || e->same->ofd->object->ops->kind != KIND_TTY || !p->injected)
+        return e->fi.flags & O_CLOEXEC;
+    if (inj_syscall(&p->inj, &ret, &ignored, SYS_fcntl, (uint64_t[6]){(uint64_t)e->fi.fd, F_GETFD}) < 0 || inj_failed(ret))
+        return true;
+    return ret & FD_CLOEXEC;
+}
+
 static int add_to_table(struct ckpt *c, struct entry *e, struct err *err)
 {
     struct proc *p = e->fi.proc;
@@ -376,7 +393,7 @@ static int add_to_table(struct ckpt *c, struct entry *e, struct err *err)
         return err_set(err, ENOMEM, "out of memory");
     fd__init(f);
     f->fd = (uint32_t)e->fi.fd;
-    f->cloexec = e->fi.flags & O_CLOEXEC;
+    f->cloexec = closed_at_exec(e);
     f->ofd = e->same->ofd->msg->id;
     arena_push(c->arena, (void ***)&p->fdtable->fds, &p->fdtable->n_fds, f);
     arena_push(c->arena, (void ***)&p->ofds, &same, e->same->ofd);

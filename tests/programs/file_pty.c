@@ -128,7 +128,7 @@ int main(int argc, char **argv)
     struct winsize size, other = {50, 60, 0, 0};
     struct termios modes, rawmodes;
     char now[64], c;
-    int up[2], on = 1, packet = 0, echoed = 0;
+    int up[2], on = 1, packet = 0, echoed = 0, peer, plain;
     pid_t pid;
 
     check_init(argc, argv);
@@ -136,6 +136,8 @@ int main(int argc, char **argv)
     make(&data);
     make(&control);
     make(&raw);
+    MUST(peer = ioctl(raw.master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+    MUST(plain = dup(peer));
     MUST(tcgetattr(raw.slave, &rawmodes));
     cfmakeraw(&rawmodes);
     MUST(tcsetattr(raw.slave, TCSANOW, &rawmodes));
@@ -156,6 +158,9 @@ int main(int argc, char **argv)
     check_wait();
 
     check_modes(&data, &modes, &size);
+    check_num(0, fcntl(data.slave, F_GETFD), "close-on-exec of a slave");
+    check_num(FD_CLOEXEC, fcntl(peer, F_GETFD), "close-on-exec of a slave that the master opened");
+    check_num(0, fcntl(plain, F_GETFD), "close-on-exec of its copy");
     check_num(0, ptsname_r(data.master, now, sizeof(now)), "ptsname");
     check_str(data.name, now, "name of the terminal");
     if (check_broken())
