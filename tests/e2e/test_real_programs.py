@@ -41,6 +41,7 @@ class Real:
     users: tuple = ("root",)
     first: float = 0.2  # seconds until the first checkpoint, at least
     most: float = 0.4  # seconds between checkpoints, at most
+    large: bool = False  # only with DMTCP_TEST_ALL=1 (run-tests.sh --all)
 
 
 def need(*commands):
@@ -152,6 +153,33 @@ def sqlite(lab, journal):
     return ["sqlite3", "-batch", "work.db", ".read work.sql"]
 
 
+def lammps(lab):
+    """Molten Lennard-Jones; what it prints of the state is the same each time, what it prints of the time is not."""
+    lab.write("in.melt", """
+units lj
+atom_style atomic
+lattice fcc 0.8442
+region box block 0 6 0 6 0 6
+create_box 1 box
+create_atoms 1 box
+mass 1 1.0
+velocity all create 3.0 87287 loop geom
+pair_style lj/cut 2.5
+pair_coeff 1 1 1.0 1.0 2.5
+neighbor 0.3 bin
+fix 1 all nve
+thermo 50
+run 6000
+write_dump all atom dump modify sort id
+""")
+    return ["env", "OMP_NUM_THREADS=1", "lmp", "-in", "in.melt", "-log", "none"]
+
+
+def lammps_result(lab):
+    numbers = [line for line in lab.tail("stdout", 1 << 30).splitlines() if line.split() and line.split()[0].isdigit()]
+    return "\n".join(numbers) + sha256(lab.path("dump"))
+
+
 PROGRAMS = [
     Real("bash", ("bash",), script("shell.sh", ["bash"], "130"), users=("root", "user")),
     Real("python", ("python3",), script("work.py", ["python3"], "60"), users=("root", "user")),
@@ -164,6 +192,7 @@ PROGRAMS = [
     Real("musl", ("musl-gcc",), musl_binary),
     Real("java", ("java", "javac"), java_class, first=0.5),
     Real("sqlite", ("sqlite3",), lambda lab: sqlite(lab, "delete"), at_once=True),
+    Real("lammps", ("lmp",), lammps, lammps_result, users=("root", "user"), first=0.5, large=True),
     Real("sqlite-wal", ("sqlite3",), lambda lab: sqlite(lab, "wal"), at_once=True),
 ]
 
@@ -197,6 +226,8 @@ def uninterrupted(binaries, user, real):
 def cases():
     known = harness.users()
     for real in PROGRAMS:
+        if real.large and not os.environ.get("DMTCP_TEST_ALL"):
+            continue
         for user in real.users:
             if user in known:
                 yield pytest.param(real, user, id=f"{real.name}-{user}")
