@@ -13,6 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
 
 
+CLONE_NEWIPC, CLONE_NEWNET = 0x08000000, 0x40000000
 HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
 huge_pages_before = pytest.StashKey[str]()
 
@@ -21,6 +22,9 @@ def pytest_configure(config):
     """As root: make a few huge pages for the program that needs them (once, not in each worker of xdist)."""
     harness.become_subreaper()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with ^C: nothing is left running
+    # Detached System V objects belong to nobody that one could see: each worker has a namespace of its own for them.
+    if os.geteuid() == 0:
+        harness.libc.unshare(CLONE_NEWIPC)
     try:
         if os.geteuid() == 0 and not hasattr(config, "workerinput") and int(HUGE_PAGES.read_text()) < 16:
             config.stash[huge_pages_before] = HUGE_PAGES.read_text()
@@ -103,7 +107,7 @@ def netns():
     """A network namespace of the test's own, with its loopback interface up. It is gone when the test is over."""
     libc = harness.libc
     before = os.open("/proc/self/ns/net", os.O_RDONLY)
-    if libc.unshare(0x40000000) != 0:
+    if libc.unshare(CLONE_NEWNET) != 0:
         os.close(before)
         pytest.skip("no network namespace can be made here")
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -117,7 +121,7 @@ def ipcns():
     """An IPC namespace of the test's own: what other tests make there, and leave, is not taken for the program's."""
     libc = harness.libc
     before = os.open("/proc/self/ns/ipc", os.O_RDONLY)
-    if libc.unshare(0x08000000) != 0:
+    if libc.unshare(CLONE_NEWIPC) != 0:
         os.close(before)
         pytest.skip("no IPC namespace can be made here")
     yield
