@@ -267,6 +267,12 @@ const struct member *follow_members(const struct follow *f, size_t *n)
     return f->members;
 }
 
+void follow_recount(struct follow *f)
+{
+    for (size_t i = 0; i < f->n; i++)
+        f->members[i].threads = lives(&f->members[i]);
+}
+
 bool follow_alive(struct follow *f)
 {
     for (size_t i = 0; i < f->n; i++)

@@ -55,6 +55,8 @@ const pid_t *follow_hidden(const struct follow *f, size_t *n);
 
 /* The members, dead ones included until they are gone from /proc. Valid until the next call. */
 const struct member *follow_members(const struct follow *f, size_t *n);
+/* Ask /proc about each, when the count of somebody cannot be right. */
+void follow_recount(struct follow *f);
 bool follow_alive(struct follow *f); /* does any member still live? */
 
 #endif

@@ -39,9 +39,16 @@ static void watch_someone(struct tracer *t)
     if (t->watch >= 0)
         return;
     m = follow_members(t->follow, &n);
-    for (size_t i = 0; i < n && t->watch < 0; i++)
-        if (m[i].threads > 0)
-            t->watch = (int)syscall(SYS_pidfd_open, m[i].pid, 0);
+    for (size_t i = 0; i < n && t->watch < 0; i++) {
+        struct pollfd p = {.events = POLLIN};
+        if (m[i].threads <= 0)
+            continue;
+        p.fd = (int)syscall(SYS_pidfd_open, m[i].pid, 0);
+        if (p.fd >= 0 && poll(&p, 1, 0) == 0)
+            t->watch = p.fd;
+        else if (p.fd >= 0)
+            close(p.fd);
+    }
 }
 
 /* Returns 1 when the tracer is no longer needed. */
@@ -57,6 +64,11 @@ static int look_around(struct tracer *t, struct err *err)
     if (follow_update(t->follow, err) < 0)
         return -err->code;
     watch_someone(t);
+    if (t->watch < 0 && follow_alive(t->follow)) {
+        /* All who count as alive are dead: what was counted of them was not all. */
+        follow_recount(t->follow);
+        watch_someone(t);
+    }
     if (t->watch >= 0 || follow_alive(t->follow))
         return 0;
     return coord_leave(t->coord, err);
@@ -71,7 +83,7 @@ static int wait_for_work(struct tracer *t, struct err *err)
     fds[k++] = (struct pollfd){.fd = t->sigchld, .events = POLLIN};
     if (t->watch >= 0)
         fds[k++] = (struct pollfd){.fd = t->watch, .events = POLLIN};
-    if (poll(fds, k, t->watch < 0 && !follow_alive(t->follow) ? 50 : -1) < 0 && errno != EINTR)
+    if (poll(fds, k, t->watch < 0 ? 50 : -1) < 0 && errno != EINTR)
         return err_errno(err, "poll");
     if (fds[1].revents && t->checkpoint.running) {
         struct signalfd_siginfo si;
