@@ -49,23 +49,30 @@ static int guarded(struct inj *inj, int64_t *ret, struct err *err, const char *w
     return 0;
 }
 
-/* The process's limit of address space is in the way: its soft limit makes room until inj_leave(). */
-static int raise_limit(struct inj *inj)
+/*
+ * A limit of the process is in the way (sshd's sandbox, for one, may open no file): until inj_leave() it is the hard one,
+ * or `least` where the tracer may raise that.
+ */
+static int raise_limit(const struct inj *inj, struct inj_limit *l, int resource, rlim_t least)
 {
     struct rlimit lim;
 
-    if (prlimit(inj->pid, RLIMIT_AS, NULL, &inj->as_limit) < 0 || inj->as_limit.rlim_cur == inj->as_limit.rlim_max)
+    if (l->raised || prlimit(inj->pid, (enum __rlimit_resource)resource, NULL, &l->old) < 0)
         return -1;
-    lim = (struct rlimit){inj->as_limit.rlim_max, inj->as_limit.rlim_max};
-    inj->as_raised = prlimit(inj->pid, RLIMIT_AS, &lim, NULL) == 0;
-    return inj->as_raised ? 0 : -1;
+    lim.rlim_cur = lim.rlim_max = l->old.rlim_max > least ? l->old.rlim_max : least;
+    if (lim.rlim_cur == l->old.rlim_cur)
+        return -1;
+    l->resource = resource;
+    l->raised = prlimit(inj->pid, (enum __rlimit_resource)resource, &lim, NULL) == 0;
+    return l->raised ? 0 : -1;
 }
 
-static void lower_limit(struct inj *inj)
+static void lower_limits(struct inj *inj)
 {
-    if (inj->as_raised)
-        prlimit(inj->pid, RLIMIT_AS, &inj->as_limit, NULL);
-    inj->as_raised = false;
+    for (size_t i = 0; i < ARRAY_SIZE(inj->limit); i++)
+        if (inj->limit[i].raised)
+            prlimit(inj->pid, (enum __rlimit_resource)inj->limit[i].resource, &inj->limit[i].old, NULL);
+    memset(inj->limit, 0, sizeof(inj->limit));
 }
 
 static int make_area(struct inj *inj, struct err *err)
@@ -74,7 +81,7 @@ static int make_area(struct inj *inj, struct err *err)
     int64_t at, r;
 
     r = guarded(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
-    if (r == -ENOMEM && raise_limit(inj) == 0)
+    if (r == -ENOMEM && raise_limit(inj, &inj->limit[0], RLIMIT_AS, 0) == 0)
         r = guarded(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
     if (r == -ENOMEM)
         return err_wrap(err, "it has no room for %llu KiB more (ulimit -v, vm.max_map_count)",
@@ -89,11 +96,16 @@ static int make_area(struct inj *inj, struct err *err)
 /* A socket pair in the target, made in its own data area; our end is fetched, its number goes to *ours. */
 static int make_ctl(struct inj *inj, int *ours, struct err *err)
 {
+    const uint64_t arg[6] = {AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, data_at(inj)};
     int pair[2];
     int64_t r;
 
-    if (guarded(inj, &r, err, "making the control socket", SYS_socketpair,
-                (uint64_t[6]){AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, data_at(inj)}) < 0)
+    int e = guarded(inj, &r, err, "making the control socket", SYS_socketpair, arg);
+    if (e == -EMFILE && raise_limit(inj, &inj->limit[1], RLIMIT_NOFILE, 1024) == 0)
+        e = guarded(inj, &r, err, "making the control socket", SYS_socketpair, arg);
+    if (e == -EMFILE)
+        return err_wrap(err, "its limit of open files (ulimit -n) leaves no room, and raising it takes CAP_SYS_RESOURCE");
+    if (e < 0)
         return -err->code;
     if (pt_read(inj->pid, data_at(inj), pair, sizeof(pair), err) < 0)
         return -err->code;
@@ -148,7 +160,7 @@ static void unmake(struct inj *inj, int ours)
     pt_set_sigmask(inj->tid, inj->sigmask, &ignored);
     pt_set_regs(inj->tid, &inj->regs, &ignored);
     guard_clear(inj);
-    lower_limit(inj);
+    lower_limits(inj);
 }
 
 /* From here on every signal is blocked, and the thread is at the guard when nobody holds it. */
@@ -234,7 +246,7 @@ int inj_leave(struct inj *inj, struct err *err)
         pt_set_sigmask(inj->tid, inj->sigmask, err) < 0 || pt_set_regs(inj->tid, &inj->regs, err) < 0)
         return -err->code;
     guard_clear(inj);
-    lower_limit(inj);
+    lower_limits(inj);
     return 0;
 }
 

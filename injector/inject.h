@@ -38,8 +38,11 @@ struct inj {
     uint32_t slot;     /* of the host thread */
     uint64_t guard;    /* guard.h; 0: none */
     struct user_regs_struct call; /* for a call under guard */
-    struct rlimit as_limit; /* its limit of address space, raised while the parasite is in if it was in the way */
-    bool as_raised;
+    struct inj_limit { /* a limit that was in the way, raised while the parasite is in */
+        int resource;
+        bool raised;
+        struct rlimit old;
+    } limit[2];
     bool entered;      /* by inj_enter: regs and mask below are the program's */
     struct user_regs_struct regs;
     uint64_t sigmask;
