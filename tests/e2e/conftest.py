@@ -33,15 +33,17 @@ def pytest_configure(config):
         pass
 
 
-# They look at the numbers of pseudo-terminals, which all of the machine share: one after the other.
-PTY_TESTS = ("test_terminals.py", "[file_pty", "vim")
+# They use what all of the machine share, by number or by name: one after the other.
+GROUPS = {"pty": ("test_terminals.py", "[file_pty", "vim"), "abstract": ("[sock_listen", "[sock_unix")}
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
     """Expected failures are in known_failures.txt, each with its reason."""
     for item in items:
-        if any(part in item.nodeid for part in PTY_TESTS):
-            item.add_marker(pytest.mark.xdist_group("pty"))
+        for group, parts in GROUPS.items():
+            if any(part in item.nodeid for part in parts):
+                item.add_marker(pytest.mark.xdist_group(group))
     known = []
     for line in (pathlib.Path(__file__).parent / "known_failures.txt").read_text().splitlines():
         name, colon, reason = line.partition(":")

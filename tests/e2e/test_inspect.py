@@ -28,8 +28,12 @@ def test_backtraces(lab):
     lab.checkpoint()
     saved = frames(lab.run("dmtcp_inspect", "--bt", lab.path("ckpt"))[1])
     both = set(saved) & set(live)  # a few end soon after the program is ready
+    # In an image a thread that answers EINTR to a stop is set back to before its call: two bytes.
+    for threads in (live, saved):
+        for backtrace in threads.values():
+            backtrace[0] = (backtrace[0][1].partition("+")[0], "")
     moved = [(live[tid], saved[tid]) for tid in both if saved[tid] != live[tid]]
     assert len(both) > 10 and len(moved) <= 1, moved  # the main thread may be somewhere else the second time
-    assert any(name.startswith("main+") for _, name in sum(saved.values(), []))
+    assert any(name.startswith("main+") for backtrace in saved.values() for _, name in backtrace)
     text = lab.run("dmtcp_inspect", "--bt", "--json", lab.path("ckpt"))[1]
     assert '"symbol": "main"' in json.dumps(json.loads(text))
