@@ -32,16 +32,16 @@ for ((round = 1; round <= ${1:-40}; round++)); do
     echo "$round" >&"${DOUBLER[1]}"
     read -r twice <&"${DOUBLER[0]}"
     echo "doubled: $twice"
-    # the job says when it is no shell any more: one that is killed before would run the exit trap. It is a job of job
-    # control: for another process "wait -f" ends with 147 if bash has seen it stop, and not yet go on
+    # the job says when it is no shell any more: one that is killed before would run the exit trap
     (trap - EXIT; exec sh -c 'echo up; exec sleep 5') >&6 &
     job=$!
     read -r up <&6
     kill -STOP "$job"
     kill -CONT "$job"
     kill -TERM "$job"
-    wait -f "$job"
-    echo "$up, killed: $?"
+    # wait ends with 147 if bash has seen the job stop, and not yet go on
+    while wait -f "$job"; status=$?; ((status == 147)); do :; done
+    echo "$up, killed: $status"
     tr a-z A-Z <<END
 here-document of round $round
 END
