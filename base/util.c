@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define FILE_LIMIT (256u << 20)
 
@@ -154,4 +155,13 @@ bool sync_wanted(void)
 int sync_fd(int fd)
 {
     return sync_wanted() ? fsync(fd) : 0;
+}
+
+int64_t birth_time(int dirfd, const char *path, int flags)
+{
+    struct statx x;
+
+    if (statx(dirfd, path, flags, STATX_BTIME, &x) < 0 || !(x.stx_mask & STATX_BTIME))
+        return 0;
+    return x.stx_btime.tv_sec * 1000000000ll + x.stx_btime.tv_nsec;
 }

@@ -44,6 +44,9 @@ int write_full(int fd, const void *buf, size_t len);
 int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);
 
+/* When a file was made, ns since the epoch (statx(2), with its flags); 0: not known. */
+int64_t birth_time(int dirfd, const char *path, int flags);
+
 /*
  * A whole small file (such as one of /proc) into fresh memory, NUL-terminated; the caller frees
  * *data. dirfd as in openat(2). Returns 0 or -errno; -EFBIG above 256 MiB.

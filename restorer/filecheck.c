@@ -59,7 +59,15 @@ static bool same_time(const File *m, const struct stat *st)
 
 static bool another_file(const struct robject *o, const File *m, const struct stat *st)
 {
-    return same_host(o) && st->st_dev == m->dev && st->st_ino != m->ino;
+    int64_t born;
+
+    if (!same_host(o) || st->st_dev != m->dev)
+        return false;
+    if (st->st_ino != m->ino)
+        return true;
+    /* The number of a file that was removed is soon another one's. */
+    born = m->btime_ns ? birth_time(o->fd, "", AT_EMPTY_PATH) : 0;
+    return born && born != m->btime_ns;
 }
 
 /* Its content is in the image: use what is there if it is the same, else put the saved content where it

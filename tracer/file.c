@@ -238,6 +238,7 @@ static int fill(struct ckpt *c, struct proc *p, File *m, const char *via, const 
     m->ino = st->st_ino;
     m->size = S_ISREG(st->st_mode) ? (uint64_t)st->st_size : 0;
     m->mtime_ns = st->st_mtim.tv_sec * 1000000000ll + st->st_mtim.tv_nsec;
+    m->btime_ns = via ? birth_time(AT_FDCWD, via, 0) : 0;
     m->rdev = st->st_rdev;
     m->uid = st->st_uid;
     m->gid = st->st_gid;
