@@ -16,12 +16,10 @@
 #include "image/inet.pb-c.h"
 #include "image/netlink.pb-c.h"
 #include "image/outside.pb-c.h"
+#include "image/socket.h"
 #include "image/sysv.h"
 #include "image/sysv.pb-c.h"
 #include "image/unix.pb-c.h"
-
-#define PEER_WAITING 2u /* Inet.peer_state, Unix.peer_state */
-#define PEER_OUTSIDE 4u
 
 static struct link *add(struct links *l, enum link_how how, size_t from, size_t to)
 {

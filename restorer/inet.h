@@ -6,18 +6,10 @@
 
 #include "base/sockdiag.h"
 #include "image/inet.pb-c.h"
+#include "image/socket.h"
 #include "restorer/socket.h"
 
 extern const struct rebuild_ops inet_ops;
-
-#define PEER_NONE    0u /* Inet.peer_state */
-#define PEER_OBJECT  1u
-#define PEER_WAITING 2u
-#define PEER_CLOSED  3u
-#define PEER_OUTSIDE 4u
-
-#define EXT_KEEP  1u /* Inet.ext */
-#define EXT_RESET 2u
 
 /* An internet socket of the images. */
 struct rinet {

@@ -2,20 +2,11 @@
 #ifndef RESTORER_UNIX_H
 #define RESTORER_UNIX_H
 
+#include "image/socket.h"
 #include "image/unix.pb-c.h"
 #include "restorer/socket.h"
 
 extern const struct rebuild_ops unix_ops;
-
-#define UNIX_IDLE      1u /* Unix.state */
-#define UNIX_LISTENING 2u
-#define UNIX_CONNECTED 3u
-
-#define PEER_NONE    0u /* Unix.peer_state */
-#define PEER_OBJECT  1u
-#define PEER_WAITING 2u
-#define PEER_CLOSED  3u
-#define PEER_OUTSIDE 4u
 
 /* A unix socket of the images. */
 struct runix {

@@ -70,7 +70,7 @@ static int collect_state(struct object *o, const struct unix_diag *d, struct err
     Unix *m = unix_of(o);
 
     m->socket->shutdown = d->shutdown & 3;
-    m->state = d->state == TCP_LISTEN ? 2 : d->has_peer ? 3 : 1;
+    m->state = d->state == TCP_LISTEN ? UNIX_LISTENING : d->has_peer ? UNIX_CONNECTED : UNIX_IDLE;
     if (d->state == TCP_LISTEN)
         m->backlog = d->wqueue;
     if (m->socket->type != SOCK_STREAM && m->socket->type != SOCK_DGRAM && m->socket->type != SOCK_SEQPACKET)
@@ -85,7 +85,7 @@ static int collect_events(Unix *m, int fd, struct err *err)
 
     if (poll(&p, 1, 0) < 0)
         return err_errno(err, "poll");
-    if (p.revents & POLLPRI && m->socket->type == SOCK_STREAM && m->state == 3)
+    if (p.revents & POLLPRI && m->socket->type == SOCK_STREAM && m->state == UNIX_CONNECTED)
         return err_set(err, ENOTSUP, "urgent data (MSG_OOB) waits in it, which can't be saved yet");
     if (p.revents & POLLERR) {
         if (m->socket->type == SOCK_DGRAM)
@@ -202,7 +202,9 @@ static int unix_in_flight(struct ckpt *c, struct object *o, struct err *err)
     struct queue q = {c, o};
     _cleanup_close_ int fd = -1;
 
-    if (m->state == 2 || (m->state == 1 && m->socket->type != SOCK_DGRAM) || (stream && k->diag->rqueue == 0))
+    if (m->state == UNIX_LISTENING || (m->state == UNIX_IDLE && m->socket->type != SOCK_DGRAM))
+        return 0;
+    if (stream && k->diag->rqueue == 0)
         return 0;
     fd = ckpt_get_fd(k->fi->proc, k->fi->fd, err);
     if (fd < 0 || peek_messages(fd, stream, take_message, &q, err) < 0)
@@ -224,7 +226,7 @@ static int outside_peer(struct ckpt *c, struct object *o, struct err *err)
     const char *name = m->peer_name.len && m->peer_name.data[0] ? (const char *)m->peer_name.data : NULL;
 
     if (m->socket->type == SOCK_DGRAM && m->peer_name.len) {
-        m->peer_state = 4;
+        m->peer_state = PEER_OUTSIDE;
         return 0;
     }
     if (k->fi->stream >= 0)
@@ -268,12 +270,12 @@ static int match_peer(struct ckpt *c, struct object *o, const struct unix_table 
     struct object *peer = by_ino(c, o, listener ? listener : k->diag->peer);
 
     if (!k->diag->peer && !listener) {
-        m->peer_state = 3;
+        m->peer_state = PEER_CLOSED;
         return 0;
     }
     if (!peer || peer->ops != &unix_ops)
         return outside_peer(c, o, err);
-    m->peer_state = listener ? 2 : 1;
+    m->peer_state = listener ? PEER_WAITING : PEER_OBJECT;
     m->peer = peer->id;
     return 0;
 }

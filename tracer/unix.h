@@ -2,6 +2,7 @@
 #ifndef TRACER_UNIX_H
 #define TRACER_UNIX_H
 
+#include "image/socket.h"
 #include "image/unix.pb-c.h"
 #include "tracer/ckpt.h"
 #include "tracer/sockdiag.h"

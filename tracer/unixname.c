@@ -99,7 +99,7 @@ int unix_locate(struct ckpt *c, int fd, struct object *o, struct err *err)
         node = search(c, k->fi, name, k->diag->file_ino);
     if (node >= 0 && present_path(node, path, sizeof(path)))
         return save(c, m, node, path, err);
-    if (sure || name[0] == '/' || (m->state == 3 && m->socket->type != SOCK_DGRAM))
+    if (sure || name[0] == '/' || (m->state == UNIX_CONNECTED && m->socket->type != SOCK_DGRAM))
         return 0;
     return err_set(err, ENOTSUP,
                    "bound to \"%s\", relative to a directory that can't be found out without CAP_NET_ADMIN", name);
