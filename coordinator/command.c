@@ -108,6 +108,7 @@ static int add_job(struct arguments *a, int opt, const char *number, struct err 
 
 static int take_option(struct arguments *a, int opt, struct err *err)
 {
+    enum ext_tcp ext;
     int r;
 
     switch (opt) {
@@ -132,8 +133,8 @@ static int take_option(struct arguments *a, int opt, struct err *err)
         a->o.quiet++;
         return 0;
     case OPT_EXT_TCP:
-        if (strcmp(optarg, "keep") && strcmp(optarg, "reset") && strcmp(optarg, "refuse"))
-            return err_set(err, EINVAL, "--ext-tcp %s: use keep, reset or refuse", optarg);
+        if (options_ext_tcp(optarg, &ext, err) < 0)
+            return -err->code;
         snprintf(a->ext_tcp, sizeof(a->ext_tcp), "ext-tcp=%s", optarg);
         return 0;
     case OPT_COMPRESS:

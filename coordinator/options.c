@@ -225,6 +225,18 @@ void options_free(struct options *o)
     free(o->key_file);
 }
 
+int options_ext_tcp(const char *text, enum ext_tcp *value, struct err *err)
+{
+    static const char *const names[] = {[EXT_TCP_KEEP] = "keep", [EXT_TCP_RESET] = "reset", [EXT_TCP_REFUSE] = "refuse"};
+
+    for (size_t i = EXT_TCP_KEEP; i < ARRAY_SIZE(names); i++)
+        if (!strcmp(text, names[i])) {
+            *value = (enum ext_tcp)i;
+            return 0;
+        }
+    return err_set(err, EINVAL, "--ext-tcp %s: use keep, reset or refuse", text);
+}
+
 void options_print_version(const struct options *o)
 {
     printf("%s (transparent checkpoint and restart) %s\nMIT licence; no warranty.\n", o->program,

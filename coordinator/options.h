@@ -89,6 +89,10 @@ int options_absolute(char **path, struct err *err);
 /* A decimal number within bounds; 0 or -EINVAL with err "WHAT: ...". For the commands' own options. */
 int options_number(const char *what, const char *text, long min, long max, long *value, struct err *err);
 
+/* --ext-tcp: what becomes of TCP connections whose other end is outside. Not said: as the image says, else keep or refuse. */
+enum ext_tcp { EXT_TCP_UNSAID, EXT_TCP_KEEP, EXT_TCP_RESET, EXT_TCP_REFUSE };
+int options_ext_tcp(const char *text, enum ext_tcp *value, struct err *err);
+
 /* Program, version and licence, on standard output. */
 void options_print_version(const struct options *o);
 

@@ -101,10 +101,7 @@ static int take(struct command *c, int opt, const char *arg, struct err *err)
         c->restore.skip_file_checks = true;
         return 0;
     case OPT_EXT_TCP:
-        if (strcmp(arg, "keep") && strcmp(arg, "reset") && strcmp(arg, "refuse"))
-            return err_set(err, EINVAL, "--ext-tcp %s: use keep, reset or refuse", arg);
-        c->restore.ext_tcp = !strcmp(arg, "keep") ? EXT_TCP_KEEP : !strcmp(arg, "reset") ? EXT_TCP_RESET : EXT_TCP_REFUSE;
-        return 0;
+        return options_ext_tcp(arg, &c->restore.ext_tcp, err);
     case OPT_MEANINGLESS:
         return 0;
     default:

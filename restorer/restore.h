@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "base/err.h"
+#include "coordinator/options.h"
 #include "image/fd.pb-c.h"
 #include "image/image.pb-c.h"
 #include "image/image.h"
@@ -76,12 +77,6 @@ struct rofd {
     struct rofd *next;
 };
 
-/* --ext-tcp. Not said: as the image says. */
-#define EXT_TCP_UNSAID 0u
-#define EXT_TCP_KEEP   1u
-#define EXT_TCP_RESET  2u
-#define EXT_TCP_REFUSE 3u
-
 struct restore_options {
     bool no_strict_checking;
     bool in_new_pidns, pids_must_match;
@@ -89,7 +84,7 @@ struct restore_options {
     bool ignore_cpu;       /* --ignore-cpu-features */
     int stdio[3];          /* what stands in for outside streams */
     const char *restartdir, *tmpdir;
-    uint32_t ext_tcp;      /* EXT_TCP_* */
+    enum ext_tcp ext_tcp;
 };
 
 struct restore {

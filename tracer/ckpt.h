@@ -14,6 +14,7 @@
 #include <sys/user.h>
 
 #include "base/err.h"
+#include "coordinator/options.h"
 #include "image/fd.pb-c.h"
 #include "image/image.h"
 #include "image/kinds.h"
@@ -122,19 +123,13 @@ struct ofd {
     struct ofd *next;
 };
 
-/* TCP connections that lead out of the computation. Not said: they are kept if we may, else refused. */
-#define EXT_TCP_UNSAID 0u
-#define EXT_TCP_KEEP   1u
-#define EXT_TCP_RESET  2u
-#define EXT_TCP_REFUSE 3u
-
 struct ckpt_options {
     bool save_open_files;
     bool allow_file_overwrite;
     int compress, level;
     int keep;
     const char *ckptdir;
-    uint32_t ext_tcp; /* EXT_TCP_* */
+    enum ext_tcp ext_tcp;
     bool hold;        /* the program is killed when the images are there */
 };
 

@@ -94,6 +94,7 @@ static int add_extra(Wire__TreeOptions *t, const char *name, const char *value, 
 
 static int take(Wire__TreeOptions *t, int opt, const char *arg, struct err *err)
 {
+    enum ext_tcp ext;
     long n;
 
     switch (opt) {
@@ -115,8 +116,8 @@ static int take(Wire__TreeOptions *t, int opt, const char *arg, struct err *err)
         t->keep = (uint32_t)n;
         return 0;
     case OPT_EXT_TCP:
-        if (strcmp(arg, "keep") && strcmp(arg, "reset") && strcmp(arg, "refuse"))
-            return err_set(err, EINVAL, "--ext-tcp %s: use keep, reset or refuse", arg);
+        if (options_ext_tcp(arg, &ext, err) < 0)
+            return -err->code;
         return add_extra(t, "ext-tcp", arg, err);
     case OPT_PLUGIN:
         return err_set(err, ENOTSUP, "--with-plugin: plugins are not supported by this version");

@@ -34,7 +34,7 @@ enum {
     PACKETS = 512,   /* not TCP */
 };
 
-struct option {
+struct sockopt {
     int level, name;
     uint16_t where; /* which sockets have it: bits above */
     uint8_t size;   /* of the value at most */
@@ -45,7 +45,7 @@ struct option {
  * Not here because the kernel changes them by itself: SO_INCOMING_CPU, TCP_QUICKACK.
  * IP_TOS sets the priority too, so it comes first.
  */
-static const struct option options[] = {
+static const struct sockopt options[] = {
     {SOL_SOCKET, SO_DEBUG, ANY, 4},
     {SOL_SOCKET, SO_REUSEADDR, ANY, 4},
     {SOL_SOCKET, SO_REUSEPORT, ANY, 4},
@@ -222,7 +222,7 @@ static uint16_t sort_of(const Socket *m)
     return r;
 }
 
-static bool has(const struct option *o, uint16_t sort, bool idle)
+static bool has(const struct sockopt *o, uint16_t sort, bool idle)
 {
     uint16_t want = o->where & (uint16_t)~(IDLE | PACKETS);
 
@@ -234,7 +234,7 @@ static bool has(const struct option *o, uint16_t sort, bool idle)
 }
 
 /* getsockopt; -1 when the socket does not have it. Trailing bytes that the kernel left alone are zero. */
-static int read_option(int fd, const struct option *o, uint8_t value[static MAX_VALUE])
+static int read_option(int fd, const struct sockopt *o, uint8_t value[static MAX_VALUE])
 {
     socklen_t n = o->size;
 
@@ -267,7 +267,7 @@ static struct fresh *find_fresh(struct ckpt *c, struct sockets *s, const Socket 
     return f;
 }
 
-static int keep(struct ckpt *c, Socket *m, const struct option *o, const uint8_t *value, int n, struct err *err)
+static int keep(struct ckpt *c, Socket *m, const struct sockopt *o, const uint8_t *value, int n, struct err *err)
 {
     SockOpt *k = arena_alloc(c->arena, sizeof(*k));
 

@@ -364,8 +364,9 @@ void trees_options(const struct tracer *t, struct ckpt_options *o)
         o->allow_file_overwrite |= t->trees[i].options->allow_file_overwrite;
         for (size_t k = 0; k < t->trees[i].options->n_extra; k++) {
             const char *e = t->trees[i].options->extra[k];
+            struct err ignored; /* the command has looked at it */
             if (!strncmp(e, "ext-tcp=", 8))
-                o->ext_tcp = !strcmp(e + 8, "keep") ? EXT_TCP_KEEP : !strcmp(e + 8, "reset") ? EXT_TCP_RESET : EXT_TCP_REFUSE;
+                options_ext_tcp(e + 8, &o->ext_tcp, &ignored);
         }
     }
 }
