@@ -1,8 +1,6 @@
 /* See guard.h. */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
 
@@ -49,30 +47,14 @@ static uint64_t guard_size(void)
     return ((blob_guard_size + 15) & ~15ull) + sizeof(struct blob_home);
 }
 
-static int vdso_of(pid_t pid, uint64_t *start, uint64_t *end, struct err *err)
-{
-    _cleanup_free_ char *maps = NULL;
-    char *line;
-
-    *start = *end = 0;
-    if (read_proc(&maps, NULL, err, "%d/maps", pid) < 0)
-        return -err->code;
-    line = strstr(maps, "[vdso]\n");
-    while (line && line > maps && line[-1] != '\n')
-        line--;
-    if (line && sscanf(line, "%" SCNx64 "-%" SCNx64 " r-xp", start, end) != 2)
-        *start = *end = 0;
-    return 0;
-}
-
 /* The zeros must be there, or a guard that a tracer left when it was killed. */
 static uint64_t find_place(const struct inj *inj, uint64_t start, uint64_t end)
 {
     uint64_t at = (end - guard_size()) & ~15ull;
-    uint8_t now[1024], zero[1024] = {0};
+    uint8_t now[GUARD_SPACE], zero[GUARD_SPACE] = {0};
     struct err ignored;
 
-    if (end <= start || end - start > VDSO_MAX || guard_size() > GUARD_SPACE || at < start ||
+    if (end <= start || end - start > VDSO_MAX || at < start || end - at > sizeof(now) ||
         pt_read(inj->pid, at, now, end - at, &ignored) < 0)
         return 0;
     return !memcmp(now, zero, end - at) || !memcmp(now, blob_code + blob_guard_at, blob_guard_size) ? at : 0;
@@ -82,39 +64,35 @@ int guard_find(struct inj *inj, struct err *err)
 {
     uint64_t start, end;
 
-    if (vdso_of(inj->pid, &start, &end, err) < 0)
+    if (pt_find_vdso(inj->pid, &start, &end, err) < 0)
         return -err->code;
     inj->guard = find_place(inj, start, end);
     inj->call = inj->regs;
-    inj->call.orig_rax = (uint64_t)-1;
     inj->call.rax = SYS_getpid;
-    inj->call.eflags &= ~0x40500ull; /* direction, trap and alignment check */
-    inj->call.rip = inj->guard;
+    pt_go_to(&inj->call, inj->guard);
     if (inj->guard)
         inj->call.rsp = inj->guard + guard_size() - sizeof(struct blob_home);
     return inj->guard ? 0 : pt_find_syscall(inj->pid, (uint64_t *)&inj->call.rip, err);
 }
 
-static int write_guard(const struct inj *inj, const uint8_t *bytes, struct err *err)
-{
-    return inj->guard ? pt_poke(inj->pid, inj->guard, bytes, guard_size(), err) : 0;
-}
-
 int guard_set(struct inj *inj, struct err *err)
 {
-    uint8_t bytes[1024] = {0};
+    uint8_t bytes[GUARD_SPACE] = {0};
     struct blob_home home;
 
+    if (!inj->guard)
+        return 0;
     guard_home(&home, &inj->regs, inj->sigmask);
     memcpy(bytes, blob_code + blob_guard_at, blob_guard_size);
     memcpy(bytes + guard_size() - sizeof(home), &home, sizeof(home));
-    return write_guard(inj, bytes, err);
+    return pt_poke(inj->pid, inj->guard, bytes, guard_size(), err);
 }
 
 void guard_clear(struct inj *inj)
 {
-    uint8_t zero[1024] = {0};
+    const uint8_t zero[GUARD_SPACE] = {0};
     struct err ignored;
 
-    write_guard(inj, zero, &ignored);
+    if (inj->guard)
+        pt_poke(inj->pid, inj->guard, zero, guard_size(), &ignored);
 }

@@ -35,11 +35,7 @@ static int start(const struct inj *inj, const struct inj_guest *g, uint32_t slot
                           .index = slot};
 
     guard_home(&s.home, g->regs, g->sigmask);
-    regs.rip = inj->base;
-    regs.rsp = inj_slot_stack(inj, slot);
-    regs.rdi = inj_slot(inj, slot);
-    regs.orig_rax = (uint64_t)-1;
-    regs.eflags &= ~0x40500ull; /* direction, trap and alignment check */
+    enter_slot(inj, slot, &regs);
     if (pt_write(inj->pid, calls, g->calls, g->ncalls * sizeof(*g->calls), err) < 0 ||
         pt_write(inj->pid, regs.rdi, &s, sizeof(s), err) < 0 || pt_set_regs(g->tid, &regs, err) < 0 ||
         pt_set_sigmask(g->tid, ~0ull, err) < 0)

@@ -135,11 +135,7 @@ static int start_host(struct inj *inj, struct err *err)
     struct user_regs_struct regs = inj->regs;
     struct blob_msg m;
 
-    regs.rip = inj->base;
-    regs.rsp = inj_slot_stack(inj, 0);
-    regs.rdi = inj_slot(inj, 0);
-    regs.orig_rax = (uint64_t)-1;
-    regs.eflags &= ~0x40500ull; /* direction, trap and alignment check */
+    enter_slot(inj, 0, &regs);
     if (pt_set_regs(inj->tid, &regs, err) < 0 || pt_cont(inj->tid, 0, err) < 0)
         return -err->code;
     return inj_wait_msg(inj, &m, err);
@@ -196,31 +192,12 @@ int inj_enter(struct inj *inj, pid_t pid, pid_t tid, const struct user_regs_stru
     return 0;
 }
 
-/*
- * The leader of a killed process can be interrupted, but is reported only when its other threads have been waited for
- * (delay_group_leader() in kernel/exit.c): whoever waits for it alone waits for ever.
- */
-static bool dead_leader(pid_t tid)
-{
-    _cleanup_free_ char *text = NULL;
-    const char *state;
-    char path[32];
-
-    snprintf(path, sizeof(path), "/proc/%d/stat", tid);
-    if (read_file(AT_FDCWD, path, &text, NULL) < 0)
-        return false;
-    state = strrchr(text, ')');
-    return state && state[1] == ' ' && state[2] == 'Z';
-}
-
 int inj_stop_thread(pid_t tid, struct err *err)
 {
     int status;
 
     if (pt_interrupt(tid, err) < 0)
         return -err->code;
-    if (dead_leader(tid))
-        return err_set(err, ESRCH, "thread %d has ended", tid);
     for (;;) {
         if (pt_wait(tid, &status, err) < 0)
             return -err->code;

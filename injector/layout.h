@@ -3,6 +3,7 @@
 #define INJECTOR_LAYOUT_H
 
 #include "injector/inject.h"
+#include "injector/ptrace.h"
 
 #define HOST_STACK 16384u
 #define SLOT_SPACE(slots) (((uint64_t)(slots) * sizeof(struct blob_slot) + 4095) & ~4095ull)
@@ -17,6 +18,14 @@ static inline uint64_t calls_at(const struct inj *inj)
 static inline uint64_t data_at(const struct inj *inj)
 {
     return calls_at(inj) + CALL_SPACE;
+}
+
+/* What a thread must have to run what waits in slot i. */
+static inline void enter_slot(const struct inj *inj, uint32_t i, struct user_regs_struct *regs)
+{
+    pt_go_to(regs, inj->base);
+    regs->rsp = inj_slot_stack(inj, i);
+    regs->rdi = inj_slot(inj, i);
 }
 
 /* inject.c: stop a thread that runs in the parasite. Stops that are not the one asked for are passed over. */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,15 +43,44 @@ int pt_detach(pid_t tid, int sig, struct err *err)
     return 0;
 }
 
-int pt_wait(pid_t tid, int *status, struct err *err)
+/* The end of a thread is reported a little after it has given up its memory (do_exit() in kernel/exit.c). */
+static bool is_dead_leader(pid_t tid)
 {
+    char byte;
+    struct iovec l = {&byte, 1}, r = {NULL, 1};
+
+    return process_vm_readv(tid, &l, 1, &r, 1, 0) < 0 && errno == ESRCH && tgkill(tid, tid, 0) == 0;
+}
+
+/*
+ * waitpid(2), but for a dead leader 0 at once. Every stop and every end sends SIGCHLD to the tracer; only of its own
+ * children those with another exit signal do not, which is why there is a bound.
+ */
+static pid_t wait_or_dead_leader(pid_t tid, int *status)
+{
+    const struct timespec bound = {.tv_nsec = 100000000};
+    sigset_t chld, old;
     pid_t r;
 
-    do
-        r = waitpid(tid, status, __WALL);
-    while (r < 0 && errno == EINTR);
+    sigemptyset(&chld);
+    sigaddset(&chld, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &chld, &old);
+    while ((r = waitpid(tid, status, __WALL | WNOHANG)) == 0 && !is_dead_leader(tid))
+        sigtimedwait(&chld, NULL, &bound);
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    return r;
+}
+
+int pt_wait(pid_t tid, int *status, struct err *err)
+{
+    pid_t r = waitpid(tid, status, __WALL | WNOHANG);
+
+    if (r == 0)
+        r = wait_or_dead_leader(tid, status);
     if (r < 0)
         return err_errno(err, "thread %d: wait", tid);
+    if (r == 0)
+        *status = 0;
     if (!WIFSTOPPED(*status))
         return err_set(err, ESRCH, "thread %d has ended", tid);
     return 0;
@@ -74,6 +104,15 @@ int pt_set_regs(pid_t tid, const struct user_regs_struct *regs, struct err *err)
     if (ptrace(PTRACE_SETREGSET, tid, (void *)NT_PRSTATUS, &iov) < 0)
         return err_errno(err, "thread %d: setting its registers", tid);
     return 0;
+}
+
+#define EFLAGS_OFF 0x40500ull /* trap, direction, alignment check */
+
+void pt_go_to(struct user_regs_struct *regs, uint64_t ip)
+{
+    regs->rip = ip;
+    regs->orig_rax = (uint64_t)-1;
+    regs->eflags &= ~EFLAGS_OFF;
 }
 
 int pt_get_xstate(pid_t tid, void **buf, size_t *len, struct err *err)
@@ -181,15 +220,14 @@ int pt_call(pid_t tid, const struct user_regs_struct *at, int64_t *ret, long nr,
 {
     struct user_regs_struct regs = *at;
 
+    pt_go_to(&regs, at->rip);
     regs.rax = (uint64_t)nr;
-    regs.orig_rax = (uint64_t)-1;
     regs.rdi = arg[0];
     regs.rsi = arg[1];
     regs.rdx = arg[2];
     regs.r10 = arg[3];
     regs.r8 = arg[4];
     regs.r9 = arg[5];
-    regs.eflags &= ~0x100ull;
     if (pt_set_regs(tid, &regs, err) < 0 || to_call_stop(tid, err) < 0 || to_call_stop(tid, err) < 0 ||
         pt_get_regs(tid, &regs, err) < 0)
         return -err->code;
@@ -204,6 +242,22 @@ int pt_syscall(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, int6
 
     at.rip = ip;
     return pt_call(tid, &at, ret, nr, arg, err) < 0 ? -err->code : pt_set_regs(tid, orig, err);
+}
+
+int pt_find_vdso(pid_t pid, uint64_t *start, uint64_t *end, struct err *err)
+{
+    _cleanup_free_ char *maps = NULL;
+    char *line;
+
+    *start = *end = 0;
+    if (read_proc(&maps, NULL, err, "%d/maps", pid) < 0)
+        return -err->code;
+    line = strstr(maps, "[vdso]\n");
+    while (line && line > maps && line[-1] != '\n')
+        line--;
+    if (line && sscanf(line, "%" SCNx64 "-%" SCNx64 " r-xp", start, end) != 2)
+        *start = *end = 0;
+    return 0;
 }
 
 static int find_in(pid_t pid, uint64_t start, uint64_t end, uint64_t *ip)
@@ -229,21 +283,19 @@ int pt_find_syscall(pid_t pid, uint64_t *ip, struct err *err)
     _cleanup_free_ char *maps = NULL;
     uint64_t start, end;
 
+    if (pt_find_vdso(pid, &start, &end, err) < 0)
+        return -err->code;
+    if (start && find_in(pid, start, end, ip))
+        return 0;
     if (read_proc(&maps, NULL, err, "%d/maps", pid) < 0)
         return -err->code;
-    for (int vdso = 1; vdso >= 0; vdso--) {
-        for (char *line = maps; line && *line; line = strchr(line, '\n') ? strchr(line, '\n') + 1 : NULL) {
-            char perms[5] = "";
-            const char *eol = strchrnul(line, '\n');
-            int is_vdso;
+    for (char *line = maps, *eol; line && *line; line = eol ? eol + 1 : NULL) {
+        char perms[5] = "";
 
-            if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s", &start, &end, perms) != 3)
-                continue;
-            is_vdso = memmem(line, (size_t)(eol - line), "[vdso]", 6) != NULL;
-            if (perms[2] == 'x' && is_vdso == vdso && !memmem(line, (size_t)(eol - line), "[vsyscall]", 10) &&
-                find_in(pid, start, end, ip))
-                return 0;
-        }
+        eol = strchr(line, '\n');
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s", &start, &end, perms) == 3 && perms[2] == 'x' &&
+            !memmem(line, (size_t)(strchrnul(line, '\n') - line), "[vsyscall]", 10) && find_in(pid, start, end, ip))
+            return 0;
     }
     return err_set(err, ENOTSUP, "process %d: no system call instruction in its memory", pid);
 }

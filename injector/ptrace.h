@@ -18,13 +18,17 @@ int pt_cont(pid_t tid, int sig, struct err *err);
 int pt_detach(pid_t tid, int sig, struct err *err);
 
 /*
- * Wait for the next stop of one thread. *status is wait(2)'s. -ESRCH when the thread is gone (its
- * exit status is then in *status when it could be had).
+ * Wait for the next stop of one thread. *status is wait(2)'s. -ESRCH when the thread is gone; *status is then its exit
+ * status, or 0 for the leader of a dead process whose other threads have still to be waited for: the kernel reports it
+ * only after them (delay_group_leader() in kernel/exit.c). SIGCHLD must not be ignored.
  */
 int pt_wait(pid_t tid, int *status, struct err *err);
 
 int pt_get_regs(pid_t tid, struct user_regs_struct *regs, struct err *err);
 int pt_set_regs(pid_t tid, const struct user_regs_struct *regs, struct err *err);
+
+/* Make *regs those of a thread that goes on with our own code at ip: no system call to be restarted, plain flags. */
+void pt_go_to(struct user_regs_struct *regs, uint64_t ip);
 
 /* Extended state in XSAVE format; *buf is fresh memory of *len bytes. */
 int pt_get_xstate(pid_t tid, void **buf, size_t *len, struct err *err);
@@ -55,6 +59,9 @@ int pt_syscall(pid_t tid, uint64_t ip, const struct user_regs_struct *orig, int6
 
 /* The signal that a wait(2) status of a ptrace-stop is about to deliver, if it is SIGSTOP; else 0. */
 int pt_sigstop(int status);
+
+/* Where the executable part of the process's vDSO is; both 0 when it has none. */
+int pt_find_vdso(pid_t pid, uint64_t *start, uint64_t *end, struct err *err);
 
 /* The address of a syscall instruction in the process: in its vDSO, else in any executable mapping. */
 int pt_find_syscall(pid_t pid, uint64_t *ip, struct err *err);

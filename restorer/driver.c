@@ -318,6 +318,7 @@ void driver_run(struct restore *r, const struct driver_config *config)
     struct err err = {0};
 
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGCHLD, SIG_DFL); /* ignored, it would not tell of stops */
     signal(SIGINT, SIG_IGN); /* a key at the terminal is for dmtcp_restart */
     signal(SIGQUIT, SIG_IGN);
     signal(SIGTSTP, SIG_IGN);

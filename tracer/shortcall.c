@@ -4,7 +4,6 @@
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -171,20 +170,6 @@ static bool could_be_short(pid_t tid, const struct user_regs_struct *r)
 
 /* --- where ------------------------------------------------------------------------------------------ */
 
-static bool find_vdso(pid_t tid, uint64_t *start, uint64_t *end)
-{
-    _cleanup_free_ char *maps = NULL;
-    struct err ignored;
-    char *line;
-
-    if (read_proc(&maps, NULL, &ignored, "%d/maps", tid) < 0)
-        return false;
-    line = strstr(maps, "[vdso]\n");
-    while (line && line > maps && line[-1] != '\n')
-        line--;
-    return line && sscanf(line, "%" SCNx64 "-%" SCNx64 " r-xp", start, end) == 2;
-}
-
 static bool is_slot(const struct slot *s)
 {
     return !memcmp(s->code, shortcall_code, CODE_MAX);
@@ -227,7 +212,7 @@ static uint64_t find_slot(const struct thread *all, size_t n, const struct threa
     struct err ignored;
 
     *now = (struct slot){0};
-    if (!find_vdso(t->tid, &start, &end) || !(first = image_end(t->tid, start)))
+    if (pt_find_vdso(t->tid, &start, &end, &ignored) < 0 || !start || !(first = image_end(t->tid, start)))
         return 0;
     for (uint64_t at = end - GUARD_SPACE - sizeof(*now); at >= first && at < end; at -= sizeof(*now)) {
         struct slot s;

@@ -193,9 +193,7 @@ int vfork_release(struct thread *waiting, struct thread *child, struct thread *h
         pt_find_syscall(child->tid, &ip, err) < 0)
         return -err->code;
     at = regs;
-    at.orig_rax = (uint64_t)-1;
-    at.rip = ip;
-    at.eflags &= ~0x40500ull; /* direction, trap and alignment check */
+    pt_go_to(&at, ip);
     *heir = (struct thread){0};
     if (pt_set_sigmask(child->tid, ~0ull, err) < 0 || make_pages(child->tid, &at, &page, err) < 0 ||
         make_heir(heir, child->tid, &at, &regs, mask, page, err) < 0) {

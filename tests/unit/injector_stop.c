@@ -1,8 +1,10 @@
 /*
  * A SIGSTOP that arrives while a process is frozen: before the parasite is entered, or while it is in. The process's
- * own parent must see it stop once it is let go, and go on when it is continued.
+ * own parent must see it stop once it is let go, and go on when it is continued. And a SIGKILL from outside.
  */
+#include <errno.h>
 #include <poll.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -140,11 +142,78 @@ static void test_stop_while_inside(void **state)
     stops_and_goes_on(*state);
 }
 
+static void *__attribute__((noreturn)) sleep_for_ever(void *arg)
+{
+    for (;;)
+        pause();
+}
+
+/* A process with a second thread; says so when it is there. */
+static void __attribute__((noreturn)) two_threads(int to)
+{
+    pthread_t other;
+
+    if (pthread_create(&other, NULL, sleep_for_ever, NULL) == 0)
+        (void)!write(to, "", 1);
+    for (;;)
+        pause();
+}
+
+/* Kills it when its leader is waited for (or will be in a moment: the order must not matter). */
+static pid_t killer(pid_t victim, int delay_us)
+{
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        usleep((useconds_t)delay_us);
+        kill(victim, SIGKILL);
+        _exit(0);
+    }
+    return pid;
+}
+
+/* The leader of a killed process is reported only after its other threads; who waits for it must not wait for ever. */
+static void leader_is_killed(int delay_us)
+{
+    int pair[2], status;
+    struct err err = {0};
+    char byte;
+
+    assert_int_equal(pipe(pair), 0);
+    pid_t pid = fork(), other, by;
+    if (pid == 0)
+        two_threads(pair[1]);
+    assert_int_equal(read(pair[0], &byte, 1), 1);
+    other = pid;
+    do
+        other++;
+    while (tgkill(pid, other, 0) < 0);
+    assert_int_equal(pt_seize(pid, 0, &err), 0);
+    assert_int_equal(pt_seize(other, 0, &err), 0);
+    alarm(10); /* ends the test when it hangs */
+    by = killer(pid, delay_us);
+    assert_int_equal(pt_wait(pid, &status, &err), -ESRCH);
+    assert_int_equal(pt_wait(other, &status, &err), -ESRCH);
+    assert_true(WIFSIGNALED(status));
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(waitpid(by, NULL, 0), by);
+    alarm(0);
+    close(pair[0]);
+    close(pair[1]);
+}
+
+static void test_killed_leader(void **state)
+{
+    for (int delay = 0; delay < 20000; delay += 1000)
+        leader_is_killed(delay);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_stop_before_entry, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop_while_inside, setup, teardown),
+        cmocka_unit_test(test_killed_leader),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
