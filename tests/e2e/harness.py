@@ -257,6 +257,9 @@ class Lab:
         keep = ("PATH", "ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS", "DMTCP_LOG_LEVEL")
         env = {name: os.environ[name] for name in keep if name in os.environ}
         env.update(HOME=str(self.dir), LANG="C.UTF-8", TMPDIR=str(self.dir))
+        if os.environ.get("DMTCP_TEST_TRACE"):
+            env.update(DMTCP_LOG_LEVEL="trace", DMTCP_TRACER_LOG=str(self.path("tracer.log")),
+                       DMTCP_RESTART_LOG=str(self.path("restart.log")))
         env.update({name: str(value) for name, value in more.items()})
         return env
 
@@ -375,6 +378,8 @@ class Lab:
         popen_options.setdefault("stdout", subprocess.PIPE)
         if "stderr" not in popen_options:
             popen_options["stderr"] = self.open_stderr("restart.stderr")
+        # the coordinator that it starts
+        popen_options.setdefault("env", self.env(DMTCP_COORD_LOG_FILENAME=self.path("restart.coordinator.log")))
         self.program = self.popen(
             [self.bin.command("dmtcp_restart"), *self.where(), "--ckptdir", self.ckptdir, *options,
              *([self.ckptdir] if what is None else what)], **popen_options)
@@ -453,8 +458,9 @@ class Lab:
     def report(self):
         """Everything that helps to understand a failure."""
         parts = ["--- what was done", *self.log, "--- what the program said", *self.lines()]
-        for name in ("stderr", "restart.stderr", "coordinator.log"):
-            parts += [f"--- {name}", self.tail(name)]
+        size = 60000 if os.environ.get("DMTCP_TEST_TRACE") else 3000
+        for name in ("stderr", "restart.stderr", "coordinator.log", "restart.coordinator.log", "tracer.log", "restart.log"):
+            parts += [f"--- {name}", self.tail(name, size)]
         parts += ["--- processes", self.describe_processes()]
         return "\n".join(parts)
 
