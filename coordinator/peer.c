@@ -264,6 +264,15 @@ static int got_answer(struct server *s, struct peer *p, Wire__Msg *msg)
     return 0;
 }
 
+static void handshake_over(struct server *s, struct peer *p)
+{
+    if (p->role != ROLE_NEW)
+        return;
+    p->role = ROLE_KNOWN;
+    p->deadline = 0;
+    s->n_new--;
+}
+
 static int parse(struct server *s, struct peer *p)
 {
     struct err err = {0};
@@ -275,16 +284,14 @@ static int parse(struct server *s, struct peer *p)
             peer_close(s, p, err.msg);
             return r;
         }
-        if (p->role == ROLE_NEW) {
-            p->role = ROLE_KNOWN;
-            p->deadline = 0;
-            s->n_new--;
-        }
+        handshake_over(s, p);
         if (!msg->re)
             dispatch(s, p, msg);
         else if (!got_answer(s, p, msg))
             wire__msg__free_unpacked(msg, NULL);
     }
+    if (!p->dead && wire_is_open(p->wire))
+        handshake_over(s, p); /* a restart says nothing more until all is rebuilt: it may take its time */
     return p->dead ? -ENODATA : 0;
 }
 

@@ -13,6 +13,7 @@
  *   FAKE_VANISH=PHASE    exit in it (also: adopt)
  *   FAKE_WAIT=PHASE      stay in it until an abort comes
  *   FAKE_REFUSE=1        refuse to adopt
+ *   FAKE_SILENT=1        say nothing after the handshake until SIGUSR1 comes, then join
  *   FAKE_CRASH=1         exit before joining; FAKE_TEXT: say this as the reason
  *   FAKE_RESTART=HOSTS   join as a restart of FAKE_COMPUTATION, generation FAKE_GENERATION, on so many hosts;
  * meet the others at a barrier, exchange names, exec itself with the connection, join as tracer
@@ -414,6 +415,17 @@ static int connect_to(struct fake *f, const Wire__TracerConfig *config, struct e
     return r;
 }
 
+static void be_silent(struct fake *f)
+{
+    sigset_t set;
+    int sig;
+
+    note(f, "silent");
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    sigwait(&set, &sig);
+}
+
 static int start(struct fake *f, int argc, char **argv, struct err *err)
 {
     Wire__Join j = WIRE__JOIN__INIT;
@@ -432,6 +444,8 @@ static int start(struct fake *f, int argc, char **argv, struct err *err)
     }
     if (r == 0)
         r = connect_to(f, config, err);
+    if (r == 0 && *env("FAKE_SILENT"))
+        be_silent(f);
     if (r == 0 && *env("FAKE_RESTART"))
         r = restart(f, argv, err);
     if (r == 0)

@@ -345,6 +345,20 @@ def test_many_unfinished_handshakes(site):
         s.close()
 
 
+def test_silent_after_the_handshake(site):
+    """A restart connects first and joins when all is rebuilt: meanwhile it is not taken for an unfinished handshake."""
+    site.start()
+    silent = site.popen([FAKE], env=site.env(FAKE_PORT=site.port, FAKE_SILENT=1))
+    wait_until("it has connected", lambda: "silent" in site.lines())
+    assert site.status()["port"] == site.port  # its greeting has been read as well
+    held = [socket.create_connection(("127.0.0.1", site.port)) for _ in range(200)]
+    assert site.status()["port"] == site.port
+    silent.send_signal(signal.SIGUSR1)
+    wait_until("it joins", lambda: any(line.startswith("joined 0") for line in site.lines()))
+    for s in held:
+        s.close()
+
+
 # ---------------------------------------------------------------------------------------------
 # Checkpoints
 
