@@ -22,7 +22,8 @@ struct inet_sock {
     const struct inet_entry *entry; /* what sock_diag says of it; NULL: it is in no table */
     bool is_held;             /* tcpkeep.c: in repair mode, and this fd is a copy of it */
     int held;
-    ProtobufCBinaryData tail; /* tcpsettle.c: what its peer had sent and still has; behind what waits here */
+    ProtobufCBinaryData tail; /* tcpsettle.c: what its peer had sent and still has; behind what waits here … */
+    uint64_t tail_after;      /* … when it had received so many bytes. What comes later is the beginning of the tail */
 };
 
 /* inet.c: message of an object; NULL: it is no internet socket, or one of another protocol. */

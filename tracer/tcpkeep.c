@@ -201,9 +201,10 @@ static int need_keeper(struct sockets *s, struct err *err)
     return 0;
 }
 
-static int tail_of(struct ckpt *c, int from, int to, ProtobufCBinaryData *tail, struct err *err)
+static int tail_of(struct ckpt *c, int from, int to, struct inet_sock *receiver, struct err *err)
 {
     struct marks a, b;
+    struct tcp_state s;
     TcpRepair k;
     uint32_t fin;
     int32_t missing;
@@ -211,8 +212,13 @@ static int tail_of(struct ckpt *c, int from, int to, ProtobufCBinaryData *tail, 
     tcp_repair__init(&k);
     if (tcp_deafen(from, err) < 0 || set_int(from, TCP_REPAIR, TCP_REPAIR_ON, "TCP_REPAIR", err) < 0 ||
         set_int(to, TCP_REPAIR, TCP_REPAIR_ON, "TCP_REPAIR", err) < 0 || read_marks(from, &a, err) < 0 ||
-        read_marks(to, &b, err) < 0)
+        tcp_state(to, &s, err) < 0)
         return -err->code;
+    do {
+        receiver->tail_after = s.received;
+        if (read_marks(to, &b, err) < 0 || tcp_state(to, &s, err) < 0)
+            return -err->code;
+    } while (s.received != receiver->tail_after);
     fin = sent_end(a.state) && a.outq > 0;
     if (read_send_queue(c, from, &k, (size_t)a.outq - fin, err) < 0)
         return -err->code;
@@ -220,7 +226,7 @@ static int tail_of(struct ckpt *c, int from, int to, ProtobufCBinaryData *tail, 
     if (missing > (int32_t)k.send_queue.len)
         return err_set(err, EAGAIN, "data that neither end has");
     if (missing > 0)
-        *tail = (ProtobufCBinaryData){(size_t)missing, k.send_queue.data + k.send_queue.len - (size_t)missing};
+        receiver->tail = (ProtobufCBinaryData){(size_t)missing, k.send_queue.data + k.send_queue.len - (size_t)missing};
     return 0;
 }
 
@@ -235,7 +241,7 @@ int tcp_take_tail(struct ckpt *c, int from_fd, struct object *from, int to_fd, s
     if (!s || need_keeper(s, err) < 0 || keeper_watch(s->keeper, from_fd, from->id, &a, err) < 0 ||
         keeper_watch(s->keeper, to_fd, to->id, &b, err) < 0)
         return -err->code;
-    r = tail_of(c, from_fd, to_fd, &k->tail, err);
+    r = tail_of(c, from_fd, to_fd, k, err);
     tcp_put_back(from_fd, &a);
     tcp_put_back(to_fd, &b);
     keeper_forget(s->keeper, from->id);

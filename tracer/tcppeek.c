@@ -166,6 +166,26 @@ int tcp_read_queue(struct ckpt *c, int fd, Inet *m, struct err *err)
     return read_queue(&r, err);
 }
 
+/*
+ * What waits, and behind it the tail. The connection lives: some of the tail may have come since it was read at the
+ * sender, and come while we look.
+ */
+static int read_with_tail(struct ckpt *c, int fd, const struct inet_sock *k, Inet *m, struct err *err)
+{
+    struct tcp_state before, after;
+    uint64_t come;
+
+    do {
+        m->n_bytes = 0;
+        if (tcp_state(fd, &before, err) < 0 || tcp_read_queue(c, fd, m, err) < 0 || tcp_state(fd, &after, err) < 0)
+            return -err->code;
+    } while (before.received != after.received);
+    come = after.received - k->tail_after;
+    if (come >= k->tail.len)
+        return 0;
+    return add(&(struct reader){.c = c, .m = m}, k->tail.data + come, k->tail.len - come, false, err);
+}
+
 int tcp_peek(struct ckpt *c, int fd, struct object *o, struct err *err)
 {
     struct inet_sock *k = o->priv;
@@ -184,7 +204,5 @@ int tcp_peek(struct ckpt *c, int fd, struct object *o, struct err *err)
                    k->tcp.state == TCP_LAST_ACK;
     m->got_fin |= k->tcp.state == TCP_CLOSE_WAIT || k->tcp.state == TCP_CLOSING || k->tcp.state == TCP_LAST_ACK;
     m->state = k->tcp.state;
-    if (tcp_read_queue(c, fd, m, err) < 0)
-        return -err->code;
-    return k->tail.len ? add(&(struct reader){.c = c, .m = m}, k->tail.data, k->tail.len, false, err) : 0;
+    return k->tail.len ? read_with_tail(c, fd, k, m, err) : tcp_read_queue(c, fd, m, err);
 }
