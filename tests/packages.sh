@@ -8,7 +8,7 @@ build="gcc libc6-dev meson ninja-build pkg-config protobuf-c-compiler libprotobu
     libsodium-dev libjansson-dev libcmocka-dev libunwind-dev libcap-dev python3"
 tests="python3-pytest python3-pytest-xdist procps bash perl make tar xz-utils coreutils sqlite3 vim nodejs golang-go
     musl-tools openjdk-17-jdk-headless man-db groff gdb strace tmux redis-server redis-tools memcached nginx curl
-    openssh-server openssh-client"
+    openssh-server openssh-client iproute2"
 all="postgresql xvfb xterm x11-apps openmpi-bin libopenmpi-dev mpich libmpich-dev lammps"
 
 case ${1:-build} in

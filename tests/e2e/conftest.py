@@ -1,9 +1,12 @@
 """Fixtures of the whole-run tests: binaries, users, and a Lab that leaves nothing behind."""
 
+import contextlib
+import fcntl
 import os
 import pathlib
 import signal
-import subprocess
+import socket
+import struct
 import sys
 
 import pytest
@@ -14,17 +17,32 @@ import harness  # noqa: E402
 
 
 CLONE_NEWIPC, CLONE_NEWNET = 0x08000000, 0x40000000
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
 huge_pages_before = pytest.StashKey[str]()
+
+
+def loopback_up():
+    """In a new network namespace."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+        fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
+
+
+def own_namespaces():
+    """For each worker of xdist. What a killed program had must be free again at its restart: ports, abstract names of
+    sockets, System V objects. Other tests would get them meanwhile."""
+    if os.geteuid() != 0:
+        return
+    harness.libc.unshare(CLONE_NEWIPC)
+    if harness.libc.unshare(CLONE_NEWNET) == 0:
+        loopback_up()
 
 
 def pytest_configure(config):
     """As root: make a few huge pages for the program that needs them (once, not in each worker of xdist)."""
     harness.become_subreaper()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with ^C: nothing is left running
-    # Detached System V objects belong to nobody that one could see: each worker has a namespace of its own for them.
-    if os.geteuid() == 0:
-        harness.libc.unshare(CLONE_NEWIPC)
+    own_namespaces()
     try:
         if os.geteuid() == 0 and not hasattr(config, "workerinput") and int(HUGE_PAGES.read_text()) < 16:
             config.stash[huge_pages_before] = HUGE_PAGES.read_text()
@@ -33,8 +51,8 @@ def pytest_configure(config):
         pass
 
 
-# They use what all of the machine share, by number or by name: one after the other.
-GROUPS = {"pty": ("test_terminals.py", "[file_pty", "vim"), "abstract": ("[sock_listen", "[sock_unix")}
+# They use what all of the machine share, by number: one after the other.
+GROUPS = {"pty": ("test_terminals.py", "[file_pty", "vim")}
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
@@ -104,28 +122,29 @@ def nothing_left_behind():
     harness.kill_all_descendants()
 
 
+@contextlib.contextmanager
+def namespace(kind, name):
+    """A namespace of the test's own. It is gone when the test is over."""
+    before = os.open(f"/proc/self/ns/{name}", os.O_RDONLY)
+    try:
+        if harness.libc.unshare(kind) != 0:
+            pytest.skip(f"no {name} namespace can be made here")
+        yield
+        harness.libc.setns(before, 0)
+    finally:
+        os.close(before)
+
+
 @pytest.fixture
 def netns():
-    """A network namespace of the test's own, with its loopback interface up. It is gone when the test is over."""
-    libc = harness.libc
-    before = os.open("/proc/self/ns/net", os.O_RDONLY)
-    if libc.unshare(CLONE_NEWNET) != 0:
-        os.close(before)
-        pytest.skip("no network namespace can be made here")
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    yield
-    libc.setns(before, 0)
-    os.close(before)
+    """A network namespace in which nothing happened yet, with its loopback interface up."""
+    with namespace(CLONE_NEWNET, "net"):
+        loopback_up()
+        yield
 
 
 @pytest.fixture
 def ipcns():
-    """An IPC namespace of the test's own: what other tests make there, and leave, is not taken for the program's."""
-    libc = harness.libc
-    before = os.open("/proc/self/ns/ipc", os.O_RDONLY)
-    if libc.unshare(CLONE_NEWIPC) != 0:
-        os.close(before)
-        pytest.skip("no IPC namespace can be made here")
-    yield
-    libc.setns(before, 0)
-    os.close(before)
+    """An IPC namespace in which there is nothing: what earlier tests left is not taken for the program's."""
+    with namespace(CLONE_NEWIPC, "ipc"):
+        yield
