@@ -20,7 +20,7 @@
 #include "coordinator/spawn.h"
 
 #define CONNECT_MS   10000
-#define HANDSHAKE_MS 20000 /* the coordinator may be waiting for a disk: it syncs what makes a checkpoint complete */
+#define HANDSHAKE_MS 5000
 
 static int connect_address(const struct sockaddr *address, socklen_t len, int family)
 {

@@ -287,7 +287,7 @@ static int serve(struct arguments *a, struct server *s, struct err *err)
 int main(int argc, char **argv)
 {
     struct arguments a = {0};
-    struct server s = {.epoll_fd = -1, .listen_fd = -1, .signal_fd = -1, .spare_fd = -1};
+    struct server s = {.epoll_fd = -1, .listen_fd = -1, .signal_fd = -1, .spare_fd = -1, .commit_fd = -1};
     struct err err = {0};
     int status = 0, r = take_arguments(&a, argc, argv, &err);
 

@@ -1,17 +1,15 @@
 /*
- * Complete checkpoints on disk. The manifest's appearance under its name is the commit: script and images are
- * durable before it, the link dmtcp_restart_script.sh and the removal of older generations come after it, so
- * that at every instant some whole generation can be restarted.
+ * Complete checkpoints on disk: their names, the link dmtcp_restart_script.sh to the newest one, and the
+ * removal of older ones, which comes after a newer one is complete (commit.c), so that at every instant some
+ * whole generation can be restarted.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
 #include "base/log.h"
 #include "base/util.h"
-#include "coordinator/client.h"
 #include "coordinator/server.h"
 
 #define SCRIPT_LINK "dmtcp_restart_script.sh"
@@ -54,31 +52,6 @@ static char *script_path(const struct server *s, unsigned generation)
                   generation);
 }
 
-static int write_script(struct server *s, const struct manifest *m, const char *path, struct err *err)
-{
-    struct err ignored = {0};
-    _cleanup_free_ char *restart = coord_find_program("dmtcp_restart", "restorer", &ignored);
-    _cleanup_free_ char *text = script_format(s, m, restart ? restart : "dmtcp_restart");
-    _cleanup_close_ int fd = -1;
-    int r;
-
-    if (!text)
-        return err_set(err, ENOMEM, "out of memory");
-    unlink(
-        path); /* of a computation that went on from the same generation, and did not get to its manifest */
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0700);
-    if (fd < 0)
-        return err_errno(err, "%s", path);
-    r = write_full(fd, text, strlen(text));
-    if (r == 0 && sync_fd(fd) < 0)
-        r = -errno;
-    if (r < 0) {
-        unlink(path);
-        return err_set(err, -r, "%s: %s", path, strerror(-r));
-    }
-    return 0;
-}
-
 /* The link without a generation in its name, atomically. Failing is no reason to lose the checkpoint. */
 static void link_script(struct server *s, const char *script)
 {
@@ -109,16 +82,10 @@ static int add_history(struct server *s, char *path, char *script, struct manife
 
 /* Two restarts of one generation would both make the next one, under the same name: the second takes another
  * id. */
-static int fresh_name(struct server *s, struct manifest *m, char **path, struct err *err)
+static int fresh_id(struct server *s, struct manifest *m, struct err *err)
 {
-    char *old;
+    char *old = s->computation;
 
-    *path = manifest_path(s->config.options->ckptdir, s->computation, m->generation);
-    if (!*path || access(*path, F_OK) < 0)
-        return *path ? 0 : err_set(err, ENOMEM, "out of memory");
-    free(*path);
-    *path = NULL;
-    old = s->computation;
     s->computation = NULL;
     if (server_new_computation(s) < 0) {
         s->computation = old;
@@ -129,35 +96,34 @@ static int fresh_name(struct server *s, struct manifest *m, char **path, struct 
     free(old);
     free(m->computation);
     m->computation = strdup(s->computation);
-    *path = manifest_path(s->config.options->ckptdir, s->computation, m->generation);
-    return *path && m->computation ? 0 : err_set(err, ENOMEM, "out of memory");
+    return m->computation ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
-int generation_commit(struct server *s, struct manifest *m, struct err *err)
+int generation_name(struct server *s, struct manifest *m, char **path, char **script, struct err *err)
 {
-    _cleanup_free_ char *path = NULL, *script = NULL;
-    int r = fresh_name(s, m, &path, err);
+    const char *dir = s->config.options->ckptdir;
 
-    if (r < 0)
-        return r;
-    script = script_path(s, m->generation);
-    if (!script)
-        return err_set(err, ENOMEM, "out of memory");
-    r = write_script(s, m, script, err);
-    if (r < 0)
-        return r;
-    r = manifest_write(m, path, err);
-    if (r < 0) {
-        unlink(script);
-        return r;
+    *path = manifest_path(dir, s->computation, m->generation);
+    if (*path && access(*path, F_OK) == 0) {
+        free(*path);
+        *path = NULL;
+        if (fresh_id(s, m, err) < 0)
+            return -err->code;
+        *path = manifest_path(dir, s->computation, m->generation);
     }
+    *script = script_path(s, m->generation);
+    return *path && *script ? 0 : err_set(err, ENOMEM, "out of memory");
+}
+
+void generation_complete(struct server *s, struct manifest *m, char *path, char *script)
+{
     s->generation = m->generation;
     link_script(s, script);
-    if (add_history(s, path, script, m) < 0)
-        manifest_free(m); /* complete all the same: its images just stay when they are old */
-    else
-        path = script = NULL;
-    return 0;
+    if (add_history(s, path, script, m) == 0)
+        return;
+    manifest_free(m); /* complete all the same: its images just stay when they are old */
+    free(path);
+    free(script);
 }
 
 static void generation_free(struct generation *g)

@@ -306,6 +306,8 @@ int on_join(struct server *s, struct peer *p, Wire__Msg *msg)
 
     if (!may_join(s, p, join, &ask))
         return 0;
+    if (!members)
+        checkpoint_committed(s); /* of those who were here before: it is over before anything else begins */
     if (!members &&
         (join->role == WIRE__JOIN__ROLE__RESTARTER ? restart_begins(s, join) : launch_begins(s)) < 0) {
         answer_error(s, &ask, ENOMEM, "out of memory");

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/eventfd.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -84,7 +85,7 @@ int server_init(struct server *s, const struct server_config *config, const unsi
     memset(s, 0, sizeof(*s));
     s->config = *config;
     memcpy(s->key, key, sizeof(s->key));
-    s->listen_fd = s->signal_fd = -1;
+    s->listen_fd = s->signal_fd = s->commit_fd = -1;
     s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
     s->next_peer_id = CONSOLE_ID + 1;
     s->keep = config->keep;
@@ -96,6 +97,9 @@ int server_init(struct server *s, const struct server_config *config, const unsi
     s->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (s->epoll_fd < 0)
         return err_errno(err, "epoll_create1");
+    s->commit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (s->commit_fd < 0 || watch(s, s->commit_fd, &s->commit_tag) < 0)
+        return err_errno(err, "eventfd");
     if (own_host(s, err) < 0 || open_signals(s, err) < 0)
         return -err->code;
     return server_new_computation(s) < 0 ? err_set(err, ENOMEM, "out of memory") : 0;
@@ -240,6 +244,8 @@ static void one_event(struct server *s, const struct epoll_event *e)
         on_signals(s);
     else if (e->data.ptr == &s->console_tag)
         console_event(s);
+    else if (e->data.ptr == &s->commit_tag)
+        checkpoint_committed(s);
     else
         peer_event(s, e->data.ptr, e->events);
 }
@@ -272,6 +278,7 @@ int server_run(struct server *s, struct err *err)
             return r;
     }
     server_stop_listening(s);
+    checkpoint_committed(s);
     if (s->quitting)
         answer_ok(s, &s->quit_ask);
     peers_reap(s);
@@ -284,6 +291,7 @@ void server_free(struct server *s)
         peer_close(s, s->peers, NULL);
         peers_reap(s);
     }
+    commit_forget(s);
     checkpoint_free(s);
     generations_free(s);
     names_clear(s);
@@ -298,6 +306,8 @@ void server_free(struct server *s)
         close(s->signal_fd);
     if (s->spare_fd >= 0)
         close(s->spare_fd);
+    if (s->commit_fd >= 0)
+        close(s->commit_fd);
     if (s->epoll_fd >= 0)
         close(s->epoll_fd);
 }

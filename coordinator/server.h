@@ -1,14 +1,17 @@
 /*
  * The coordinator's insides: one struct server, one struct peer for each connection, and what the files of
  * the server call in each other. Everything happens in one thread, in answer to an event (a message, an end
- * of file, a deadline); nothing waits.
+ * of file, a deadline); nothing waits. What has to wait for a disk has a thread of its own (commit.c).
  *
  *   server.c      the event loop, deadlines
  *   peer.c        connections: bytes in and out, requests and their answers
  *   dispatch.c    which message of which role goes to which function
  *   members.c     tracers and restarters: join, leave; launchers: who starts a tracer
- *   checkpoint.c  the phases of a checkpoint
- *   generation.c  manifest, restart script, older generations
+ *   checkpoint.c  who asks for a checkpoint, and its beginning (checkpoint.h)
+ *   phases.c      its phases
+ *   outcome.c     its ends
+ *   commit.c      manifest and restart script, written and synced
+ *   generation.c  their names, older generations
  *   commands.c    what dmtcp_command and the console ask for
  *   gather.c      asking all tracers, for commands.c
  *   names.c       name service and barriers
@@ -88,7 +91,7 @@ struct server_config {
     int use_stdin;
 };
 
-enum checkpoint_state { CK_IDLE, CK_PHASE, CK_ABORTING, CK_KILLING };
+enum checkpoint_state { CK_IDLE, CK_PHASE, CK_COMMITTING, CK_ABORTING, CK_KILLING };
 
 struct checkpoint_member {
     uint64_t peer;
@@ -101,7 +104,7 @@ struct checkpoint {
     Wire__Phase__Id phase;
     unsigned generation;
     int solo, hold;
-    int64_t time_us;     /* when it began, since the epoch */
+    int64_t time_us; /* when it began, since the epoch */
     int64_t started_ns;
     size_t waiting; /* answers */
     struct checkpoint_member *member;
@@ -144,8 +147,11 @@ struct server {
     struct server_config config;
     unsigned char key[WIRE_KEY_SIZE];
     int listen_fd, epoll_fd, signal_fd;
-    int spare_fd; /* given up for a moment to turn a connection away when fds are out */
-    char listen_tag, signal_tag, console_tag; /* their addresses tell epoll's events from those of peers */
+    int spare_fd;          /* given up for a moment to turn a connection away when fds are out */
+    int commit_fd;         /* an eventfd: the commit's thread is done */
+    struct commit *commit; /* going on while the state is CK_COMMITTING */
+    char listen_tag, signal_tag, console_tag,
+        commit_tag; /* their addresses tell epoll's events from those of peers */
     int port;
     int console; /* standard input is being read */
     char line[256];
@@ -229,16 +235,20 @@ const Wire__Host *peer_host(const struct peer *p); /* NULL: not known */
 int same_host(const Wire__Host *a, const Wire__Host *b);
 int server_new_computation(struct server *s);
 
-/* checkpoint.c */
+/* checkpoint.c, outcome.c */
 void checkpoint_request(struct server *s, const struct ask *ask, int hold, int wait);
 void checkpoint_next(struct server *s); /* start the one that was asked for, if any and if possible */
 void checkpoint_cancel(struct server *s, const char *why);
 void checkpoint_free(struct server *s);
+void checkpoint_committed(
+    struct server *s); /* the commit is done, or (waiting for it) has to be now; else nothing */
 int restarting(const struct server *s);
 
 /* generation.c */
-int generation_possible(struct server *s, struct err *err);                   /* before anything is frozen */
-int generation_commit(struct server *s, struct manifest *m, struct err *err); /* takes m when it succeeds */
+int generation_possible(struct server *s, struct err *err); /* before anything is frozen */
+/* The names of m's files, in fresh memory; m's computation may get another id. */
+int generation_name(struct server *s, struct manifest *m, char **path, char **script, struct err *err);
+void generation_complete(struct server *s, struct manifest *m, char *path, char *script); /* takes them all */
 /* Forget what is older than `keep`: per member the images that it is to remove (array of n_images each, by
  * caller freed). */
 struct removal {
@@ -250,6 +260,14 @@ size_t generation_prune(struct server *s, struct removal **removals);
 void removals_free(struct removal *r, size_t n);
 void generation_continue(struct server *s, const char *manifest); /* a restart goes on from this one */
 void generations_free(struct server *s);
+
+/*
+ * commit.c: start writing (m must stay until the end); commit_fd tells when it is done. Finish, waiting for
+ * it if it is not, takes m when it succeeds. Forget waits too, and leaves on disk what is there.
+ */
+int commit_start(struct server *s, struct manifest *m, struct err *err);
+int commit_finish(struct server *s, struct manifest *m, struct err *err);
+void commit_forget(struct server *s);
 
 /* script.c: text in fresh memory, NULL: out of memory */
 char *script_format(const struct server *s, const struct manifest *m, const char *restart_program);

@@ -254,6 +254,8 @@ static int on_end(struct fake *f, const Wire__CheckpointEnd *end)
         unlink(end->remove[i]);
     }
     forget_images(f, 0);
+    if (!f->processes)
+        asked_to_leave = 1; /* perhaps it was told to stay until now */
     return 0;
 }
 

@@ -20,6 +20,7 @@ import harness
 from harness import BUILD, SLOW, wait_until
 
 FAKE = BUILD / "tests" / "e2e" / "fake_tracer"
+SLOW_SYNC = BUILD / "tests" / "e2e" / "slow_sync.so"
 PHASES = ["freeze", "collect", "match", "peek-send", "peek-recv", "write", "resume", "commit"]
 SOLO_PHASES = [p for p in PHASES if p != "resume"]
 
@@ -529,6 +530,71 @@ def test_many_ask_for_checkpoints(site):
     assert [p.wait(30 * SLOW) for p in asking] == [0] * 12
     phases = site.phases()
     assert phases == [p for p in PHASES for _ in range(2)] * (len(phases) // 16)
+
+
+@pytest.fixture
+def slow_disk(site):
+    """The coordinator's disk does not finish before the returned file is gone."""
+    slow = site.dir / "slow"
+    asan = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+    site.start(env=site.env(LD_PRELOAD=SLOW_SYNC, SLOW_SYNC=slow, ASAN_OPTIONS=asan))
+    slow.touch()
+    return slow
+
+
+def begin_slow_commit(site):
+    asking = site.popen([site.bin("dmtcp_command"), "-p", site.port, "-bc"], stderr=subprocess.PIPE)
+    wait_until("the disk has work", site.dir.joinpath("slow.waits").exists)
+    return asking
+
+
+def test_slow_disk_holds_up_nobody(site, slow_disk):
+    """While the manifest is on its way to the disk the coordinator answers; what must wait for it, waits."""
+    tracer = site.tracer()
+    asking = begin_slow_commit(site)
+    status = site.status()
+    assert status["phase"] == "commit" and status["generation"] == 0 and not status["running"]
+    tracer.send_signal(signal.SIGUSR1)
+    wait_until("it was told to stay", lambda: any(line.startswith("leave 0") for line in site.lines()))
+    assert asking.poll() is None
+    slow_disk.unlink()
+    assert asking.wait(10 * SLOW) == 0 and len(site.manifests()) == 1
+    assert site.status()["generation"] == 1 and not site.rubbish()
+
+
+def test_slow_disk_and_the_tracer_dies(site, slow_disk):
+    """All images are there: the checkpoint is complete, whatever happens to the processes meanwhile."""
+    tracer = site.tracer()
+    asking = begin_slow_commit(site)
+    tracer.kill()
+    wait_until("it is gone", lambda: "ended without a word" in site.coordinator_log())
+    slow_disk.unlink()
+    assert asking.wait(10 * SLOW) == 0 and len(site.manifests()) == 1
+    assert site.status()["generation"] == 1
+
+
+@pytest.mark.parametrize("signum", [signal.SIGHUP, signal.SIGTERM])
+def test_slow_disk_and_the_end(site, slow_disk, signum):
+    site.tracer()
+    asking = begin_slow_commit(site)
+    site.coordinator.send_signal(signum)
+    wait_until("it has got it", lambda: "ending" in site.coordinator_log())
+    slow_disk.unlink()
+    assert asking.wait(10 * SLOW) == 0 and len(site.manifests()) == 1 and not site.rubbish()
+    assert site.coordinator.wait(10 * SLOW) == 0
+
+
+def test_slow_disk_and_the_next_computation(site, slow_disk):
+    tracer = site.tracer()
+    asking = begin_slow_commit(site)
+    tracer.kill()
+    wait_until("it is gone", lambda: "ended without a word" in site.coordinator_log())
+    next_one = site.popen([FAKE], env=site.env(FAKE_PORT=site.port))
+    slow_disk.unlink()
+    wait_until("it joins", lambda: sum(line.startswith("joined 0") for line in site.lines()) == 2)
+    assert asking.wait(10 * SLOW) == 0 and next_one.poll() is None
+    site.command("-bc")
+    assert site.status()["generation"] == 1 and len(site.manifests()) == 2
 
 
 def test_interval(site):
