@@ -1,4 +1,4 @@
-/* Membership by inherited perf events: see follow.h. */
+/* Membership by perf events: see follow.h. */
 #include "tracer/follow.h"
 
 #include <dirent.h>
@@ -96,13 +96,11 @@ int follow_add(struct follow *f, pid_t pid, bool is_root, struct err *err)
         return err_set(err, ENOMEM, "out of memory");
     m->threads = (int)n;
     m->is_root = m->is_root || is_root;
-    for (size_t i = 0; f->rings && i < n; i++) {
-        int r = rings_watch(f->rings, tids[i]);
-        if (r < 0 && r != -ESRCH) {
-            log_note("perf events cannot be used (%s): descendants are found by walking /proc", strerror(-r));
-            rings_free(f->rings);
-            f->rings = NULL;
-        }
+    int r = f->rings ? rings_watch(f->rings, pid, tids, n) : 0;
+    if (r < 0) {
+        log_note("perf events cannot be used (%s): descendants are found by walking /proc", strerror(-r));
+        rings_free(f->rings);
+        f->rings = NULL;
     }
     return 0;
 }

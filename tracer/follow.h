@@ -1,12 +1,13 @@
 /*
  * Which processes belong to the computation on this host, without touching them.
  *
- * A software "dummy" perf event with inherit=1 is put on every thread of a tree. All that is ever forked from
- * it inherits the event, and the kernel writes a record of each fork and exit into a ring that the tracer
- * maps (kernel/events/core.c: perf_event_fork runs in copy_process before the child does). So a daemon that
- * forks twice and starts a session is known, nothing shows in the program, a debugger can be used, signals and
- * threads cost nothing. Where perf events are not allowed (kernel.perf_event_paranoid above 2) descendants
- * are found by walking /proc, which misses a process whose parent ended between two looks.
+ * A software "dummy" perf event has the kernel write a record of each fork and exit into a ring that the tracer maps
+ * (kernel/events/core.c: perf_event_fork runs in copy_process before the child does). With CAP_PERFMON the events
+ * are those of the CPUs and tell of everybody; else they are put on every thread of a tree, and all that is
+ * ever forked from it inherits them (rings.c). So a daemon that forks twice and starts a session is known,
+ * nothing shows in the program, a debugger can be used, signals cost nothing. Where perf events are not allowed
+ * (kernel.perf_event_paranoid above 2) descendants are found by walking /proc, which misses a process whose
+ * parent ended between two looks.
  */
 #ifndef TRACER_FOLLOW_H
 #define TRACER_FOLLOW_H

@@ -1,4 +1,9 @@
-/* See rings.h. */
+/*
+ * See rings.h. There are two ways. With CAP_PERFMON one event for each CPU tells of all forks and exits of the machine,
+ * and those of ours are picked out by whose child they are: that costs a program nothing. Without it each thread of
+ * the program has an event for each CPU, which all that it forks inherits; making and ending those is a
+ * quarter and more of what a short thread costs.
+ */
 #include "tracer/rings.h"
 
 #include <errno.h>
@@ -7,10 +12,12 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -18,6 +25,8 @@
 #define ADD_UP     16384u /* changes: see add_up() */
 #define RECORD_MAX 64u    /* bytes of one record, at most */
 #define RING_PAGES 32     /* data pages of one CPU's ring: a power of two, within perf_event_mlock_kb */
+#define ALL_PAGES  128    /* the same for all of the machine */
+#define PID_LIMIT  (1u << 22) /* the kernel's PID_MAX_LIMIT */
 
 struct ring {
     int fd; /* the event that owns the ring: kept when its task is gone */
@@ -34,8 +43,22 @@ struct changes {
     size_t n, cap;
 };
 
+/* PERF_RECORD_FORK or _EXIT */
+struct record {
+    uint64_t time;
+    size_t order; /* in which they were read: one ring's are in theirs */
+    pid_t pid, ppid, tid;
+    bool fork;
+};
+
+struct records {
+    struct record *item;
+    size_t n, cap;
+};
+
 struct rings {
     int ncpus;
+    size_t pages;         /* data pages of each ring */
     int wake;             /* eventfd: the drainer looks anew at what there is */
     pthread_t drainer;
     bool drained;         /* it runs */
@@ -43,33 +66,90 @@ struct rings {
     struct ring *rings;   /* one for each CPU */
     struct event *events;
     size_t nevents, cap_events;
+    int32_t *threads;     /* by pid, of ours; NULL: the events are inherited, and all that is told is of ours */
+    struct records waiting;
     struct changes changes;
     size_t enough;        /* so many changes are to be added up */
+    bool begun;           /* the way is chosen */
     bool overrun;         /* the kernel or we had no room for a record */
     bool ending;
 };
 
+static void add_change(struct rings *s, pid_t pid, int delta)
+{
+    struct changes *c = &s->changes;
+    struct change *more = grow(c->item, c->n, &c->cap, sizeof(*more));
+
+    if (!more) {
+        s->overrun = true;
+        return;
+    }
+    c->item = more;
+    more[c->n++] = (struct change){pid, delta};
+}
+
+static void add_waiting(struct rings *s, const struct record *r)
+{
+    struct records *w = &s->waiting;
+    struct record *more = grow(w->item, w->n, &w->cap, sizeof(*more));
+
+    if (!more) {
+        s->overrun = true;
+        return;
+    }
+    w->item = more;
+    more[w->n] = *r;
+    more[w->n].order = w->n;
+    w->n++;
+}
+
 /* perf_event.h: PERF_RECORD_FORK and _EXIT have { pid, ppid, tid, ptid, time }. */
 static void take_record(struct rings *s, const struct perf_event_header *h, const uint32_t *q)
 {
-    struct changes *c = &s->changes;
+    struct record r = {.pid = (pid_t)q[0], .ppid = (pid_t)q[1], .tid = (pid_t)q[2], .fork = h->type == PERF_RECORD_FORK};
 
-    if (h->type == PERF_RECORD_LOST) {
+    if (h->type == PERF_RECORD_LOST)
         s->overrun = true;
-    } else if (h->type == PERF_RECORD_FORK || h->type == PERF_RECORD_EXIT) {
-        struct change *more = grow(c->item, c->n, &c->cap, sizeof(*more));
-        if (!more) {
-            s->overrun = true;
-            return;
-        }
-        c->item = more;
-        more[c->n++] = (struct change){(pid_t)q[0], h->type == PERF_RECORD_FORK ? 1 : -1};
+    if (h->type != PERF_RECORD_FORK && h->type != PERF_RECORD_EXIT)
+        return;
+    memcpy(&r.time, &q[4], sizeof(r.time));
+    if (s->threads)
+        add_waiting(s, &r);
+    else
+        add_change(s, r.pid, r.fork ? 1 : -1);
+}
+
+/* Is it of ours? Then it counts. Those of other pid namespaces have no number here. */
+static void take_in_turn(struct rings *s, const struct record *r)
+{
+    bool ours;
+
+    if (r->pid <= 0 || (uint32_t)r->pid >= PID_LIMIT)
+        return;
+    if (r->fork && r->pid == r->tid) { /* a process; who had its number before is gone */
+        ours = r->ppid > 0 && (uint32_t)r->ppid < PID_LIMIT && s->threads[r->ppid] > 0;
+        s->threads[r->pid] = 0;
+    } else {
+        ours = s->threads[r->pid] > 0;
     }
+    if (!ours)
+        return;
+    s->threads[r->pid] += r->fork ? 1 : -1;
+    add_change(s, r->pid, r->fork ? 1 : -1);
+}
+
+static int by_time(const void *a, const void *b)
+{
+    const struct record *x = a, *y = b;
+
+    if (x->time != y->time)
+        return x->time < y->time ? -1 : 1;
+    return x->order < y->order ? -1 : x->order > y->order;
 }
 
 static void read_ring(struct rings *s, struct ring *r)
 {
-    const uint64_t size = RING_PAGES * 4096;
+    const uint64_t size = s->pages * 4096;
     char *data = (char *)r->meta + 4096;
     uint64_t head = __atomic_load_n(&r->meta->data_head, __ATOMIC_ACQUIRE), tail = r->meta->data_tail;
 
@@ -125,11 +205,44 @@ static void add_up(struct changes *c)
     c->n = kept;
 }
 
-static void read_rings(struct rings *s)
+static void read_each(struct rings *s)
 {
     for (int i = 0; i < s->ncpus; i++)
         if (s->rings[i].meta)
             read_ring(s, &s->rings[i]);
+}
+
+/*
+ * A child's records can be on another CPU's ring than its parent's, and count only after them. Whatever made a record
+ * that was read by now possible was written before it, so it is there when all rings are read once more. What that
+ * second reading finds newer than the first has the same to wait for: the next reading.
+ */
+static void read_in_order(struct rings *s)
+{
+    struct records *w = &s->waiting;
+    uint64_t until = 0;
+    size_t n = 0;
+
+    read_each(s);
+    for (size_t i = 0; i < w->n; i++)
+        until = w->item[i].time > until ? w->item[i].time : until;
+    read_each(s);
+    if (w->n)
+        qsort(w->item, w->n, sizeof(*w->item), by_time);
+    while (n < w->n && w->item[n].time <= until)
+        take_in_turn(s, &w->item[n++]);
+    memmove(w->item, w->item + n, (w->n - n) * sizeof(*w->item));
+    w->n -= n;
+    for (size_t i = 0; i < w->n; i++)
+        w->item[i].order = i;
+}
+
+static void read_rings(struct rings *s)
+{
+    if (s->threads)
+        read_in_order(s);
+    else
+        read_each(s);
     if (s->changes.n < s->enough)
         return;
     add_up(&s->changes);
@@ -204,12 +317,13 @@ static void end_drainer(struct rings *s)
     s->drained = false;
 }
 
-static int open_event(pid_t tid, int cpu)
+/* tid -1: of all. The clock is one that all CPUs have in common. */
+static int open_event(const struct rings *s, pid_t tid, int cpu)
 {
     struct perf_event_attr a = {
         .size = sizeof(a), .type = PERF_TYPE_SOFTWARE, .config = PERF_COUNT_SW_DUMMY,
-        .inherit = 1, .task = 1, .exclude_kernel = 1, .exclude_hv = 1,
-        .watermark = 1, .wakeup_watermark = RING_PAGES * 4096 / 2,
+        .inherit = tid != -1, .task = 1, .use_clockid = 1, .clockid = CLOCK_MONOTONIC_RAW, .exclude_kernel = 1, .exclude_hv = 1,
+        .watermark = 1, .wakeup_watermark = (uint32_t)s->pages * 4096 / 2,
     };
 
     return (int)syscall(SYS_perf_event_open, &a, tid, cpu, -1, PERF_FLAG_FD_CLOEXEC);
@@ -218,7 +332,7 @@ static int open_event(pid_t tid, int cpu)
 static int event_on_cpu(struct rings *s, pid_t tid, int cpu)
 {
     struct ring *r = &s->rings[cpu];
-    int fd = open_event(tid, cpu);
+    int fd = open_event(s, tid, cpu);
 
     if (fd < 0)
         return errno == ENODEV ? 0 : -errno; /* a CPU that is not online */
@@ -233,7 +347,7 @@ static int event_on_cpu(struct rings *s, pid_t tid, int cpu)
         s->events[s->nevents++] = (struct event){fd, cpu};
         return 0;
     }
-    void *p = mmap(NULL, (RING_PAGES + 1) * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *p = mmap(NULL, (s->pages + 1) * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED) {
         int e = errno;
         close(fd);
@@ -254,15 +368,57 @@ static int watch(struct rings *s, pid_t tid)
     return 0;
 }
 
-int rings_watch(struct rings *s, pid_t tid)
+static void close_events(struct rings *s)
 {
-    int r;
+    for (int i = 0; s->rings && i < s->ncpus; i++) {
+        if (s->rings[i].meta)
+            munmap(s->rings[i].meta, (s->pages + 1) * 4096);
+        if (s->rings[i].fd >= 0)
+            close(s->rings[i].fd);
+        s->rings[i] = (struct ring){.fd = -1};
+    }
+    for (size_t i = 0; i < s->nevents; i++)
+        close(s->events[i].fd);
+    s->nevents = 0;
+}
 
+/* An event for each CPU that tells of all; not without CAP_PERFMON, unless everybody may. */
+static void watch_all(struct rings *s)
+{
+    s->threads = calloc(PID_LIMIT, sizeof(*s->threads)); /* of which little is ever touched */
+    s->pages = ALL_PAGES;
+    if (s->threads && watch(s, -1) == 0)
+        return;
+    close_events(s);
+    s->pages = RING_PAGES;
+    free(s->threads);
+    s->threads = NULL;
+}
+
+/* What is unread of the time when its number was another's must not count for it. */
+static void count_in(struct rings *s, pid_t pid, size_t threads)
+{
+    read_rings(s);
+    if (pid > 0 && (uint32_t)pid < PID_LIMIT)
+        s->threads[pid] = (int32_t)threads;
+}
+
+int rings_watch(struct rings *s, pid_t pid, const pid_t *tids, size_t n)
+{
+    int r = 0;
+
+    pthread_mutex_lock(&s->lock);
+    if (!s->begun)
+        watch_all(s);
+    s->begun = true;
+    if (s->threads)
+        count_in(s, pid, n);
+    for (size_t i = 0; !s->threads && i < n && r == 0; i++)
+        if ((r = watch(s, tids[i])) == -ESRCH)
+            r = 0; /* it has ended */
+    pthread_mutex_unlock(&s->lock);
     if (!s->drained)
         start_drainer(s);
-    pthread_mutex_lock(&s->lock);
-    r = watch(s, tid);
-    pthread_mutex_unlock(&s->lock);
     wake_drainer(s);
     return r;
 }
@@ -312,18 +468,13 @@ void rings_free(struct rings *s)
     if (!s)
         return;
     end_drainer(s);
-    for (int i = 0; s->rings && i < s->ncpus; i++) {
-        if (s->rings[i].meta)
-            munmap(s->rings[i].meta, (RING_PAGES + 1) * 4096);
-        if (s->rings[i].fd >= 0)
-            close(s->rings[i].fd);
-    }
-    for (size_t i = 0; i < s->nevents; i++)
-        close(s->events[i].fd);
+    close_events(s);
     if (s->wake >= 0)
         close(s->wake);
     pthread_mutex_destroy(&s->lock);
     free(s->changes.item);
+    free(s->waiting.item);
+    free(s->threads);
     free(s->rings);
     free(s->events);
     free(s);

@@ -23,8 +23,11 @@ struct change {
 int rings_new(struct rings **r, struct err *err);
 void rings_free(struct rings *r);
 
-/* Put events on a thread; what it forks inherits them. 0 or -errno, -ESRCH: it has ended. */
-int rings_watch(struct rings *r, pid_t tid);
+/*
+ * Tell from now on of a process that has these threads, which neither fork nor end meanwhile, and of all that descends
+ * from it. 0 or -errno.
+ */
+int rings_watch(struct rings *r, pid_t pid, const pid_t *tids, size_t n);
 
 /*
  * All changes since the last time, malloc'ed, one for each process at most; none for those that have come and gone. Adds
