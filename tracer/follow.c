@@ -113,10 +113,38 @@ void follow_remove(struct follow *f, pid_t pid)
         *m = f->members[--f->n];
 }
 
+static bool is_hidden(const struct follow *f, pid_t pid)
+{
+    for (size_t i = 0; i < f->nhidden; i++)
+        if (f->hidden[i] == pid)
+            return true;
+    return false;
+}
+
+/* What the records say, to the members. */
+static void take_changes(struct follow *f)
+{
+    size_t n;
+    struct change *c = rings_take(f->rings, &n, &f->lost);
+
+    for (size_t i = 0; i < n; i++) {
+        struct member *m = f->nhidden && is_hidden(f, c[i].pid) ? NULL : add(f, c[i].pid);
+        if (!m)
+            continue;
+        m->threads += c[i].delta;
+        if (c[i].delta >= 0) /* perhaps another one than the last with this pid */
+            m->start = start_of(m->pid);
+    }
+    free(c);
+}
+
 void follow_correct(struct follow *f, pid_t pid, int threads)
 {
-    struct member *m = find(f, pid);
+    struct member *m;
 
+    if (f->rings)
+        take_changes(f); /* who ended while it was frozen is not counted a second time later */
+    m = find(f, pid);
     if (m)
         m->threads = threads;
 }
@@ -129,14 +157,6 @@ void follow_found(struct follow *f, pid_t pid, int threads)
         return;
     if (!follow_exact(f) || !threads)
         m->threads = threads; /* else its record counts it */
-}
-
-static bool is_hidden(const struct follow *f, pid_t pid)
-{
-    for (size_t i = 0; i < f->nhidden; i++)
-        if (f->hidden[i] == pid)
-            return true;
-    return false;
 }
 
 int follow_hide(struct follow *f, pid_t pid, struct err *err)
@@ -211,23 +231,6 @@ static int walk(struct follow *f, struct err *err)
     return 0;
 }
 
-/* What the records say, to the members. */
-static void take_changes(struct follow *f)
-{
-    size_t n;
-    struct change *c = rings_take(f->rings, &n, &f->lost);
-
-    for (size_t i = 0; i < n; i++) {
-        struct member *m = f->nhidden && is_hidden(f, c[i].pid) ? NULL : add(f, c[i].pid);
-        if (!m)
-            continue;
-        m->threads += c[i].delta;
-        if (c[i].delta >= 0) /* perhaps another one than the last with this pid */
-            m->start = start_of(m->pid);
-    }
-    free(c);
-}
-
 /* A pid that another process has got meanwhile is no member's. */
 static void forget_gone(struct follow *f)
 {
@@ -250,8 +253,7 @@ int follow_update(struct follow *f, struct err *err)
             return -err->code;
     }
     for (size_t i = 0; i < f->n;) {
-        /* A number below 0: the record of its fork is still to come, on another CPU's ring. */
-        if (f->members[i].threads == 0 && !in_proc(f->members[i].pid))
+        if (f->members[i].threads <= 0 && !in_proc(f->members[i].pid))
             f->members[i] = f->members[--f->n];
         else
             i++;
@@ -267,6 +269,8 @@ const struct member *follow_members(const struct follow *f, size_t *n)
 
 void follow_recount(struct follow *f)
 {
+    if (f->rings)
+        take_changes(f); /* what is known already is not to be counted later */
     for (size_t i = 0; i < f->n; i++)
         f->members[i].threads = lives(&f->members[i]);
 }

@@ -113,10 +113,7 @@ static void take_record(struct rings *s, const struct perf_event_header *h, cons
     if (h->type != PERF_RECORD_FORK && h->type != PERF_RECORD_EXIT)
         return;
     memcpy(&r.time, &q[4], sizeof(r.time));
-    if (s->threads)
-        add_waiting(s, &r);
-    else
-        add_change(s, r.pid, r.fork ? 1 : -1);
+    add_waiting(s, &r);
 }
 
 /* Is it of ours? Then it counts. Those of other pid namespaces have no number here. */
@@ -124,6 +121,10 @@ static void take_in_turn(struct rings *s, const struct record *r)
 {
     bool ours;
 
+    if (!s->threads) {
+        add_change(s, r->pid, r->fork ? 1 : -1);
+        return;
+    }
     if (r->pid <= 0 || (uint32_t)r->pid >= PID_LIMIT)
         return;
     if (r->fork && r->pid == r->tid) { /* a process; who had its number before is gone */
@@ -213,9 +214,10 @@ static void read_each(struct rings *s)
 }
 
 /*
- * A child's records can be on another CPU's ring than its parent's, and count only after them. Whatever made a record
- * that was read by now possible was written before it, so it is there when all rings are read once more. What that
- * second reading finds newer than the first has the same to wait for: the next reading.
+ * The rings cannot be read at one instant. A child's records can be on another CPU's ring than its parent's and count only
+ * after them, and a process whose threads' exits are read before their forks would seem to have none. Whatever made a
+ * record that was read by now possible was written before it, so it is there when all rings are read once more.
+ * What that second reading finds newer than the first has the same to wait for: the next reading.
  */
 static void read_in_order(struct rings *s)
 {
@@ -239,10 +241,7 @@ static void read_in_order(struct rings *s)
 
 static void read_rings(struct rings *s)
 {
-    if (s->threads)
-        read_in_order(s);
-    else
-        read_each(s);
+    read_in_order(s);
     if (s->changes.n < s->enough)
         return;
     add_up(&s->changes);
