@@ -24,7 +24,8 @@
 #ifndef MSG_COPY
 #define MSG_COPY 040000
 #endif
-#define PAGE 4096u
+#define PAGE   4096u
+#define SECOND 1000000000ll
 
 extern const struct kind_ops sysv_ops;
 
@@ -40,7 +41,7 @@ union semun {
     struct seminfo *info;
 };
 
-/* What decides whether it is the tree's. */
+/* What decides whether it is the tree's. Its time is in whole seconds. */
 struct usage {
     const struct ipc_perm *perm;
     time_t ctime;
@@ -118,18 +119,22 @@ static bool owner_in_tree(const struct ckpt *c, const struct ipc_perm *perm)
     return false;
 }
 
-/* When the tree began, as the time of day. */
+/*
+ * The second in which the tree began. A tick earlier: the kernel takes the time of an object from a clock that is
+ * set by the timer interrupt (ktime_get_real_seconds).
+ */
 static time_t tree_start(const struct ckpt *c)
 {
+    int64_t first = INT64_MAX, tick = SECOND / sysconf(_SC_CLK_TCK);
     struct timespec boot, real;
-    uint64_t first = UINT64_MAX;
 
     for (size_t i = 0; i < c->nprocs; i++)
-        if (c->procs[i]->process && c->procs[i]->process->start_time_ns < first)
-            first = c->procs[i]->process->start_time_ns;
+        if (c->procs[i]->process && (int64_t)c->procs[i]->process->start_time_ns < first)
+            first = (int64_t)c->procs[i]->process->start_time_ns;
     clock_gettime(CLOCK_BOOTTIME, &boot);
     clock_gettime(CLOCK_REALTIME, &real);
-    return real.tv_sec - (boot.tv_sec - (time_t)(first / 1000000000u));
+    /* With their fractions: whole seconds alone can say that the tree began after what it made at once. */
+    return (time_t)(((real.tv_sec - boot.tv_sec) * SECOND + real.tv_nsec - boot.tv_nsec + first - tick) / SECOND);
 }
 
 static bool is_ours(const struct ckpt *c, const struct usage *u)
@@ -142,7 +147,7 @@ static bool is_ours(const struct ckpt *c, const struct usage *u)
             return true;
         others |= u->pids[i] > 0 && (kill(u->pids[i], 0) == 0 || errno == EPERM);
     }
-    return !others && u->ctime >= tree_start(c) && owner_in_tree(c, u->perm);
+    return !others && owner_in_tree(c, u->perm) && u->ctime >= tree_start(c);
 }
 
 static void keep_perm(Sysv *m, const struct ipc_perm *perm, time_t ctime)

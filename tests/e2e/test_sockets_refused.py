@@ -414,9 +414,14 @@ def test_ipc_is_taken(lab, ipcns, kind):
     gets an IPC namespace of its own.)"""
     key = f"/dmtcp-test-{os.getpid()}" if kind == "mq" else str(random.randrange(1 << 20, 1 << 30))
     lab.write("ipc.py", IPC)
+    # in the second in which the tree began: the object's time is that of the second's start
+    harness.wait_until("the end of a second", lambda: 0.7 < time.time() % 1 < 0.8)
     lab.launch(["/usr/bin/python3", "ipc.py", kind, key], stdout=subprocess.DEVNULL)
     lab.wait_until("the program has made its object", lambda: lab.path("made").exists())
     old = lab.path("made").read_text()
+    # now the seconds of the two clocks, without their fractions, differ by one more
+    ahead = (time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)) % 1
+    harness.wait_until("the start of a second", lambda: time.time() % 1 < max(ahead, 0.1))
     lab.checkpoint_and_kill()
     ipc(lab, kind, key, old)
     new = ipc(lab, kind, key, "make")
