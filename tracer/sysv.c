@@ -120,8 +120,8 @@ static bool owner_in_tree(const struct ckpt *c, const struct ipc_perm *perm)
 }
 
 /*
- * The second in which the tree began. A tick earlier: the kernel takes the time of an object from a clock that is
- * set by the timer interrupt (ktime_get_real_seconds).
+ * The second in which the tree began. A tick earlier: the kernel takes the time of an object from a clock
+ * that is set by the timer interrupt (ktime_get_real_seconds).
  */
 static time_t tree_start(const struct ckpt *c)
 {
@@ -134,7 +134,8 @@ static time_t tree_start(const struct ckpt *c)
     clock_gettime(CLOCK_BOOTTIME, &boot);
     clock_gettime(CLOCK_REALTIME, &real);
     /* With their fractions: whole seconds alone can say that the tree began after what it made at once. */
-    return (time_t)(((real.tv_sec - boot.tv_sec) * SECOND + real.tv_nsec - boot.tv_nsec + first - tick) / SECOND);
+    return (time_t)(((real.tv_sec - boot.tv_sec) * SECOND + real.tv_nsec - boot.tv_nsec + first - tick) /
+                    SECOND);
 }
 
 static bool is_ours(const struct ckpt *c, const struct usage *u)
