@@ -148,10 +148,20 @@ static int by_time(const void *a, const void *b)
     return x->order < y->order ? -1 : x->order > y->order;
 }
 
+/* Out of a ring, which is a power of two long. */
+static void copy_out(void *to, const char *data, uint64_t at, size_t n, uint64_t size)
+{
+    size_t first = size - (at & (size - 1));
+
+    first = first < n ? first : n;
+    memcpy(to, data + (at & (size - 1)), first);
+    memcpy((char *)to + first, data, n - first);
+}
+
 static void read_ring(struct rings *s, struct ring *r)
 {
     const uint64_t size = s->pages * 4096;
-    char *data = (char *)r->meta + 4096;
+    const char *data = (char *)r->meta + 4096;
     uint64_t head = __atomic_load_n(&r->meta->data_head, __ATOMIC_ACQUIRE), tail = r->meta->data_tail;
 
     /* What the kernel had no room for is only told with the next record that has room. */
@@ -160,14 +170,11 @@ static void read_ring(struct rings *s, struct ring *r)
     while (tail < head) {
         struct perf_event_header h;
         uint32_t body[8] = {0};
-        char *raw = (char *)&h;
 
-        for (size_t i = 0; i < sizeof(h); i++)
-            raw[i] = data[(tail + i) % size];
+        copy_out(&h, data, tail, sizeof(h), size);
         if (h.size < sizeof(h))
             break;
-        for (size_t i = 0; i < sizeof(body) && i + sizeof(h) < h.size; i++)
-            ((char *)body)[i] = data[(tail + sizeof(h) + i) % size];
+        copy_out(body, data, tail + sizeof(h), h.size - sizeof(h) < sizeof(body) ? h.size - sizeof(h) : sizeof(body), size);
         take_record(s, &h, body);
         tail += h.size;
     }
