@@ -42,6 +42,10 @@ def pytest_configure(config):
     """As root: make a few huge pages for the program that needs them (once, not in each worker of xdist)."""
     harness.become_subreaper()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with ^C: nothing is left running
+    # A shell that started us in the background has us ignore ^C: so would the jobs of the shells that we test.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)  # not inherited
     own_namespaces()
     try:
         if os.geteuid() == 0 and not hasattr(config, "workerinput") and int(HUGE_PAGES.read_text()) < 16:
