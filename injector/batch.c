@@ -104,14 +104,28 @@ int inj_set_timeout(const struct inj *inj, struct err *err)
     return 0;
 }
 
+static bool ended(const struct inj *inj)
+{
+    struct pollfd p = {.fd = inj->pidfd, .events = POLLIN};
+
+    return poll(&p, 1, 0) > 0;
+}
+
+/*
+ * Of a process that was killed the socket need not tell: one that it has just forked still has that end too. What it had
+ * said before is there when its end is known.
+ */
 int inj_wait_msg(struct inj *inj, struct blob_msg *m, struct err *err)
 {
+    bool gone = false;
     ssize_t n;
 
-    while ((n = recv(inj->ctl, m, sizeof(*m), 0)) < 0 && (errno == EAGAIN || errno == EINTR))
-        if (inj_look_after(inj, inj->tid, err) < 0)
+    while ((n = recv(inj->ctl, m, sizeof(*m), gone ? MSG_DONTWAIT : 0)) < 0 && (errno == EINTR || (errno == EAGAIN && !gone))) {
+        gone = ended(inj);
+        if (!gone && inj_look_after(inj, inj->tid, err) < 0)
             return -err->code;
-    if (n == 0 || (n < 0 && errno == ECONNRESET))
+    }
+    if (n == 0 || (n < 0 && (errno == ECONNRESET || errno == EAGAIN)))
         return err_set(err, ESRCH, "process %d has ended", inj->pid);
     if (n < 0)
         return err_errno(err, "process %d: control socket", inj->pid);

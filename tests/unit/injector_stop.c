@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -208,12 +209,49 @@ static void test_killed_leader(void **state)
         leader_is_killed(delay);
 }
 
+/*
+ * A skeleton, not a child of ours, is killed in the middle of a call. The one that it has forked has its end of the
+ * control socket too.
+ */
+static void test_killed_skeleton(void **state)
+{
+    const size_t room = (size_t)64 << 20;
+    struct inj_fork_args args = {.exit_signal = SIGCHLD, .remote_ctl = 101};
+    struct inj first, victim, last;
+    struct err err = {0};
+    struct blob_msg m;
+    void *base = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    assert_ptr_not_equal(base, MAP_FAILED);
+    munmap(base, room);
+    assert_int_equal(inj_area_local((uint64_t)(uintptr_t)base, 4, &err), 0);
+    assert_int_equal(inj_spawn(&first, (uint64_t)(uintptr_t)base, 4, 0, 0, 100, &err), 0);
+    assert_int_equal(inj_fork(&first, &victim, &args, &err), 0);
+    args.remote_ctl = 102;
+    assert_int_equal(inj_fork(&victim, &last, &args, &err), 0);
+    {
+        _cleanup_batch_ struct inj_batch b = {0};
+        assert_int_equal(inj_begin(&b, &victim, &err), 0);
+        inj_call(&b, 0, SYS_pause);
+        assert_int_equal(inj_start(&b, &err), 0);
+    }
+    alarm(10); /* ends the test when it hangs */
+    kill(victim.pid, SIGKILL);
+    assert_int_equal(inj_wait_msg(&victim, &m, &err), -ESRCH);
+    alarm(0);
+    inj_close(&last); /* each ends with its socket */
+    inj_close(&victim);
+    inj_close(&first);
+    assert_int_equal(waitpid(first.pid, NULL, __WALL), first.pid);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_stop_before_entry, setup, teardown),
         cmocka_unit_test_setup_teardown(test_stop_while_inside, setup, teardown),
         cmocka_unit_test(test_killed_leader),
+        cmocka_unit_test(test_killed_skeleton),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
