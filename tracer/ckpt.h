@@ -60,6 +60,7 @@ struct proc {
     bool shares_files;
     struct proc *mm_proc, *files_proc; /* who owns what it shares; itself when alone */
     struct proc *parent;               /* in the tree; NULL: outside */
+    bool kept_back;    /* keepback.h: it stays frozen when the others are let go */
     struct thread *threads;
     size_t nthreads, cap_threads;
     struct inj inj;
@@ -131,6 +132,8 @@ struct ckpt_options {
     const char *ckptdir;
     enum ext_tcp ext_tcp;
     bool hold;        /* the program is killed when the images are there */
+    struct keepback *keepback; /* who was kept back since the last try, and is to be until the next; NULL: nobody */
+    bool last_try;
 };
 
 /* How far CLOCK_MONOTONIC is ahead of the scheduler's clock of each CPU (calls.c). */

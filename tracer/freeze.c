@@ -26,6 +26,7 @@
 #include "base/util.h"
 #include "injector/ptrace.h"
 #include "tracer/calls.h"
+#include "tracer/keepback.h"
 #include "tracer/procfs.h"
 #include "tracer/vfork.h"
 
@@ -110,6 +111,13 @@ static bool traced_by_us(pid_t pid, pid_t tid)
     return st.tracer == getpid();
 }
 
+/* Go on until the stop that was asked for. */
+static void again(struct thread *t, int sig)
+{
+    ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
+    ptrace(PTRACE_CONT, t->tid, NULL, (long)sig);
+}
+
 static int seize(struct ckpt *c, struct proc *p, struct thread *t, struct err *err)
 {
     if (ptrace(PTRACE_SEIZE, t->tid, NULL, SEIZE_OPTIONS) < 0) {
@@ -121,6 +129,11 @@ static int seize(struct ckpt *c, struct proc *p, struct thread *t, struct err *e
         t->gone = false;
     }
     t->seized = true;
+    if (c->options.keepback && keepback_find(c->options.keepback, t)) {
+        p->kept_back = true;
+        again(t, 0); /* it has been told of its stop already */
+        return 0;
+    }
     note_blocked_call(&c->clocks, p->pid, t);
     if (ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL) < 0)
         t->gone = errno == ESRCH;
@@ -188,13 +201,6 @@ static int take_newborn(struct ckpt *c, struct follow *f, struct proc *p, pid_t 
     if (q != p)
         follow_found(f, tgid, 1);
     return 0;
-}
-
-/* Go on until the stop that was asked for. */
-static void again(struct thread *t, int sig)
-{
-    ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
-    ptrace(PTRACE_CONT, t->tid, NULL, (long)sig);
 }
 
 static int on_stop(struct ckpt *c, struct follow *f, struct proc *p, struct thread *t, int status, struct err *err)
@@ -652,6 +658,8 @@ void thaw(struct ckpt *c)
         for (size_t k = 0; k < p->nthreads; k++)
             if (p->threads[k].stopped && !p->threads[k].gone) {
                 go_on_with_call(c, &p->threads[k]);
+                if (p->kept_back && keepback_add_thread(c->options.keepback, &p->threads[k]))
+                    continue;
                 ptrace(PTRACE_DETACH, p->threads[k].tid, NULL, 0);
             }
         free(p->threads);

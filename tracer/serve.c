@@ -9,9 +9,11 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "tracer/keepback.h"
 #include "tracer/tracer.h"
 
 #define SOLO_TRIES 40 /* with waits of 0, 1, 2… ms between them */
+#define KEEPBACK_TRIES  10
 
 static int64_t now_ns(void)
 {
@@ -68,13 +70,15 @@ static int aborted(struct tracer *t, struct err *err)
     return coord_abort_pending(t->coord) ? err_set(err, ECANCELED, "the checkpoint was given up") : 0;
 }
 
-static int freeze_phase(struct tracer *t, const Wire__Phase *ph, struct err *err)
+static int freeze_phase(struct tracer *t, const Wire__Phase *ph, struct keepback *keepback, bool last, struct err *err)
 {
     struct ckpt_options o = {0};
 
     checkpoint_free(&t->checkpoint);
     trees_options(t, &o);
     o.hold = ph->hold;
+    o.keepback = keepback;
+    o.last_try = last;
     t->generation = ph->generation;
     t->time = ph->time;
     if (ph->computation && ph->computation[0]) {
@@ -86,13 +90,16 @@ static int freeze_phase(struct tracer *t, const Wire__Phase *ph, struct err *err
     return r;
 }
 
-static int look_at_all(struct tracer *t, const Wire__Msg *msg, struct err *err)
+static int look_at_all(struct tracer *t, const Wire__Msg *msg, struct keepback *keepback, bool last, struct err *err)
 {
     struct checkpoint *k = &t->checkpoint;
+    int r = freeze_phase(t, msg->phase, keepback, last, err);
 
-    return freeze_phase(t, msg->phase, err) < 0 || checkpoint_collect(k, err) < 0 || aborted(t, err) < 0 ||
-                   checkpoint_match(k, err) < 0 || checkpoint_peek_send(k, err) < 0 ||
-                   checkpoint_peek_receive(k, err) < 0
+    if (r < 0)
+        keepback_release(keepback);
+    keepback_forget(keepback);
+    return r < 0 || checkpoint_collect(k, err) < 0 || aborted(t, err) < 0 || checkpoint_match(k, err) < 0 ||
+                   checkpoint_peek_send(k, err) < 0 || checkpoint_peek_receive(k, err) < 0
                ? -err->code : 0;
 }
 
@@ -104,14 +111,20 @@ static int look_at_all(struct tracer *t, const Wire__Msg *msg, struct err *err)
 static int solo(struct tracer *t, const Wire__Msg *msg, struct err *err)
 {
     struct checkpoint *k = &t->checkpoint;
-    int r = look_at_all(t, msg, err);
+    struct keepback keepback = {0};
+    int r = look_at_all(t, msg, &keepback, false, err);
 
     for (int tries = 0; r == -EAGAIN && tries < SOLO_TRIES; tries++) {
         log_trace("once more: %s", err->msg);
         checkpoint_free(k);
         poll(NULL, 0, tries);
-        r = look_at_all(t, msg, err);
+        keepback_wait(&keepback);
+        r = look_at_all(t, msg, &keepback, tries >= KEEPBACK_TRIES, err);
     }
+    if (r < 0)
+        checkpoint_free(k);
+    k->c.options.keepback = NULL;
+    keepback_release(&keepback);
     if (r < 0 || write_phase(t, msg, err) < 0)
         return -err->code;
     return sync_images(k->images, err);
@@ -123,7 +136,7 @@ static int one_phase(struct tracer *t, const Wire__Msg *msg, struct err *err)
 
     switch (msg->phase->id) {
     case WIRE__PHASE__ID__FREEZE:
-        return msg->phase->solo ? solo(t, msg, err) : freeze_phase(t, msg->phase, err);
+        return msg->phase->solo ? solo(t, msg, err) : freeze_phase(t, msg->phase, NULL, true, err);
     case WIRE__PHASE__ID__COLLECT:
         return checkpoint_collect(k, err);
     case WIRE__PHASE__ID__MATCH:

@@ -9,18 +9,23 @@
  * FIN count as one each, the SYN only with who sent it first; so the sums over both directions differ by one.
  *
  * A sender that has met a small window asks for more only now and then, the longer it has waited the more seldom. With
- * CAP_NET_ADMIN what it still has is read there (tcpkeep.c) and put behind what the receiver has.
+ * CAP_NET_ADMIN what it still has is read there (tcpkeep.c) and put behind what the receiver has. Without it, the
+ * program is let go once more without its senders (keepback.h).
  */
 #include <errno.h>
+#include <linux/sock_diag.h>
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
+#include "base/log.h"
 #include "base/util.h"
 #include "tracer/inet.h"
+#include "tracer/keepback.h"
 
 #ifndef SO_BUF_LOCK
 #define SO_BUF_LOCK 72
@@ -34,6 +39,7 @@
 struct end {
     int fd;
     int rcvbuf, lock; /* to be put back; rcvbuf 0: not changed */
+    bool is_limited;  /* can't be made wider */
 };
 
 static void narrow(struct end *e)
@@ -64,25 +70,23 @@ static int rmem_max(void)
     return read_file(-1, "/proc/sys/net/core/rmem_max", &text, &n) < 0 ? 0 : atoi(text);
 }
 
-/* Make room. Without CAP_NET_ADMIN the system's limit must be above what the socket has already. */
+/*
+ * Make room. Without CAP_NET_ADMIN that is limited by the system: a socket that has as much already (the kernel gives
+ * more by itself, net.ipv4.tcp_rmem) is left as it is.
+ */
 static int widen(struct end *e, struct err *err)
 {
-    int want = WIDE, now = sockopt_int(e->fd, SOL_SOCKET, SO_RCVBUF, 0), max;
+    int want = WIDE, now = sockopt_int(e->fd, SOL_SOCKET, SO_RCVBUF, 0);
 
-    if (e->rcvbuf)
+    if (e->rcvbuf || e->is_limited)
         return 0;
     e->lock = sockopt_int(e->fd, SOL_SOCKET, SO_BUF_LOCK, 0);
     if (setsockopt(e->fd, SOL_SOCKET, SO_RCVBUFFORCE, &want, sizeof(want)) < 0) {
-        max = rmem_max();
-        if (max / 2 < now / 2)
-            return err_set(err, EPERM,
-                           "data is on its way that does not fit into the receiver's buffer of %d bytes, which can't "
-                           "be made larger without CAP_NET_ADMIN (or a larger net.core.rmem_max)",
-                           now);
-        if (setsockopt(e->fd, SOL_SOCKET, SO_RCVBUF, &want, sizeof(want)) < 0)
+        e->is_limited = rmem_max() * 2ll <= now; /* what is asked for is doubled */
+        if (!e->is_limited && setsockopt(e->fd, SOL_SOCKET, SO_RCVBUF, &want, sizeof(want)) < 0)
             return err_errno(err, "SO_RCVBUF");
     }
-    e->rcvbuf = now;
+    e->rcvbuf = e->is_limited ? 0 : now;
     return 0;
 }
 
@@ -141,6 +145,7 @@ struct job {
     struct object *o;
     struct end a, b; /* b: the other end, unless that is closed, or the same */
     bool pair, self, done;
+    bool again, a_sends, b_sends; /* keep_back() */
 };
 
 /* The peer's program has closed it; what it had written comes, and then the end of the stream. */
@@ -226,6 +231,45 @@ static int take_rest(struct ckpt *c, struct job *j, struct err *err)
     return 0;
 }
 
+static struct proc *owner(const struct object *o)
+{
+    return ((const struct inet_sock *)o->priv)->fi->proc;
+}
+
+static bool sends(const struct end *e)
+{
+    int left = 0;
+
+    return e->fd >= 0 && ioctl(e->fd, SIOCOUTQ, &left) == 0 && left > 0;
+}
+
+/* Nor may we: the receiver has to read before the next try. A closed peer sends what it had by itself. */
+static int keep_back(struct ckpt *c, struct job *j, struct err *err)
+{
+    struct proc *p = owner(j->o), *q = j->pair ? owner(((const struct inet_sock *)j->o->priv)->peer) : p;
+
+    j->again = true;
+    j->a_sends = p != q && sends(&j->a);
+    j->b_sends = p != q && sends(&j->b);
+    p->kept_back |= j->a_sends;
+    q->kept_back |= j->b_sends;
+    return (j->a_sends && keepback_add_end(c->options.keepback, j->a.fd, err) < 0) ||
+                   (j->b_sends && keepback_add_end(c->options.keepback, j->b.fd, err) < 0)
+               ? -err->code : 0;
+}
+
+/* Of a chain, whose first sender is kept back, the others have to pass on what they get. */
+static void let_receivers_go(const struct job *jobs, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        const struct job *j = &jobs[i];
+        if (j->done || (!j->a_sends && !j->b_sends))
+            continue;
+        owner(j->o)->kept_back &= !j->b_sends;
+        owner(((const struct inet_sock *)j->o->priv)->peer)->kept_back &= !j->a_sends;
+    }
+}
+
 static int one_round(struct ckpt *c, struct job *jobs, size_t n, int round, size_t *left, struct err *err)
 {
     *left = 0;
@@ -238,7 +282,9 @@ static int one_round(struct ckpt *c, struct job *jobs, size_t n, int round, size
             return -err->code;
         if (!j->done && round == WAIT_MS)
             r = take_rest(c, j, err);
-        if (r < 0 && r != -EPERM)
+        if (r == -EPERM)
+            r = c->options.last_try ? 0 : keep_back(c, j, err);
+        if (r < 0)
             return r;
         if (j->done)
             end_job(j);
@@ -248,33 +294,81 @@ static int one_round(struct ckpt *c, struct job *jobs, size_t n, int round, size
     return 0;
 }
 
+/* For who wants to know why: both ends as the kernel sees them. */
+static void trace_end(const char *what, const struct end *e)
+{
+    uint32_t mem[SK_MEMINFO_VARS] = {0};
+    struct tcp_info i = {0};
+    socklen_t n = sizeof(i), mn = sizeof(mem);
+    int unsent = 0;
+
+    if (e->fd < 0)
+        return;
+    getsockopt(e->fd, IPPROTO_TCP, TCP_INFO, &i, &n);
+    getsockopt(e->fd, SOL_SOCKET, SO_MEMINFO, mem, &mn);
+    ioctl(e->fd, SIOCOUTQNSD, &unsent);
+    log_trace("%s: state %u, %u to be acknowledged, %d not sent, rto %u us, backoff %u, probes %u, last sent %u ms ago; "
+              "receive buffer %u of %u, limited: %d",
+              what, i.tcpi_state, i.tcpi_unacked, unsent, i.tcpi_rto, i.tcpi_backoff, i.tcpi_probes,
+              i.tcpi_last_data_sent, mem[SK_MEMINFO_RMEM_ALLOC], mem[SK_MEMINFO_RCVBUF], e->is_limited);
+}
+
 /* Nothing of a job that is still open by then has come for PATIENCE_MS. */
-static int complain(const struct job *jobs, size_t n, struct err *err)
+static int complain(const struct job *jobs, size_t n, int code, struct err *err)
 {
     for (size_t i = 0; i < n; i++) {
-        const struct inet_sock *k = jobs[i].o->priv;
-        if (jobs[i].done)
+        const struct job *j = &jobs[i];
+        const struct inet_sock *k = j->o->priv;
+        if (j->done)
             continue;
-        err_set(err, ETIMEDOUT, jobs[i].pair ? "data that is on its way to the other end does not arrive there"
-                                             : "data that its closed peer had sent does not arrive");
+        trace_end("one end", &j->a);
+        trace_end("other end", &j->b);
+        if (j->a.is_limited || j->b.is_limited)
+            err_set(err, code,
+                    "data is on its way that does not fit into the receiver's buffer, which can't be made larger without "
+                    "CAP_NET_ADMIN (or a larger net.core.rmem_max)");
+        else
+            err_set(err, code, j->pair ? "data that is on its way to the other end does not arrive there"
+                                       : "data that its closed peer had sent does not arrive");
         return ckpt_fd_err(k->fi, err);
     }
     return 0;
 }
 
+static bool anyone_again(const struct job *jobs, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (jobs[i].again && !jobs[i].done)
+            return true;
+    return false;
+}
+
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
+}
+
 static int run(struct ckpt *c, struct job *jobs, size_t n, struct err *err)
 {
+    int64_t begin = now_ms();
     size_t left = 0;
 
     for (size_t i = 0; i < n; i++)
         left += !jobs[i].done;
-    for (int round = 0; left && round < PATIENCE_MS; round++) {
+    for (int round = 0; left && now_ms() - begin < PATIENCE_MS; round++) {
         if (one_round(c, jobs, n, round, &left, err) < 0)
             return -err->code;
+        if (left && anyone_again(jobs, n)) {
+            let_receivers_go(jobs, n);
+            return complain(jobs, n, EAGAIN, err);
+        }
         if (left)
             poll(NULL, 0, round ? 1 : 0);
     }
-    return left ? complain(jobs, n, err) : 0;
+    return left ? complain(jobs, n, ETIMEDOUT, err) : 0;
 }
 
 static int settle_some(struct ckpt *c, struct object **o, struct job *jobs, struct err *err)
@@ -306,5 +400,7 @@ int tcp_settle(struct ckpt *c, struct err *err)
     while (o)
         if (settle_some(c, &o, jobs, err) < 0)
             return -err->code;
+    for (size_t i = 0; i < c->nprocs; i++)
+        c->procs[i]->kept_back = false;
     return 0;
 }
