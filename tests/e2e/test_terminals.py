@@ -8,7 +8,6 @@ import struct
 import subprocess
 import termios
 import threading
-import time
 
 import pytest
 
@@ -48,20 +47,19 @@ class Terminal:
         os.write(self.master, keys.encode())
 
     def wait(self, text, seconds=20):
-        """Until the text was drawn since the last time."""
-        def drawn():
-            at = self.screen.find(text.encode())
-            if at < 0:
-                return False
-            self.screen = self.screen[at + len(text):]
-            return True
+        """Until the text was drawn since the last time; returns what was drawn before it."""
+        try:
+            harness.wait_until(f"the terminal shows {text!r}", lambda: text.encode() in self.screen, seconds)
+        except harness.Timeout as timeout:
+            raise harness.Timeout(f"{timeout}; it has {self.screen[-500:]!r}") from None
+        at = self.screen.index(text.encode())
+        before, self.screen = self.screen[:at], self.screen[at + len(text):]
+        return before.decode(errors="replace")
 
-        harness.wait_until(f"the terminal shows {text!r}; it has {self.screen[-500:]!r}", drawn, seconds)
-
-    def foreground(self):
-        """The name of the program that ^C goes to."""
+    def foreground(self, name):
+        """Does that program run in the foreground: does ^C go to it?"""
         process = harness.read_process(os.tcgetpgrp(self.master))
-        return process.comm if process else None
+        return process and process.comm == name and process.state != "T"
 
     def mode(self):
         return termios.tcgetattr(self.slave)
@@ -110,12 +108,8 @@ def users():
 VIM = ("vim", "-N", "-u", "NONE", "-i", "NONE", "-n")
 
 
-def settled(terminal, quiet=0.3):
-    """A program that draws has no other way to say that it is waiting for keys."""
-    before = None
-    while before != len(terminal.screen):
-        before = len(terminal.screen)
-        time.sleep(quiet)
+TILDE = "~"  # vim has drawn its screen: it is waiting for keys
+SHELL = "bash-"  # the prompt of a bash that has not been told another one
 
 
 @pytest.mark.parametrize("user", users(), indirect=True)
@@ -123,15 +117,14 @@ def test_vim_on_the_users_terminal(lab, terminals):
     need("vim")
     old, new = terminals(), terminals(rows=40, columns=120)
     launch(lab, old, *VIM, lab.path("text"))
-    settled(old)
+    old.wait(TILDE)
     old.type("ihello")
     old.wait("hello")
     lab.checkpoint()
     old.type(" lost")  # after the checkpoint: gone after the restart
-    settled(old)
+    old.wait("lost")
     restart(lab, new)
     assert not new.mode()[3] & termios.ICANON, "the new terminal is not in vim's mode"
-    settled(new)
     new.type(" world\x1b:set columns?\r")
     new.wait("columns=120")
     new.type(":wq\r")
@@ -145,12 +138,11 @@ def test_vim_in_script(lab, terminals):
     need("vim", "script")
     old, new = terminals(), terminals()
     launch(lab, old, "script", "-q", "-c", " ".join([*VIM, str(lab.path("text"))]), lab.path("typescript"))
-    settled(old)
+    old.wait(TILDE)
     old.type("ione\rtwo")
     old.wait("two")
     lab.checkpoint_and_kill()
     restart(lab, new)
-    settled(new)
     new.type("\rthree\x1b:wq\r")
     assert lab.finish() == 0
     assert lab.path("text").read_text() == "one\ntwo\nthree\n"
@@ -162,10 +154,10 @@ def test_number_taken(lab, terminals):
     need("script", "bash")
     old, new = terminals(), terminals()
     launch(lab, old, "script", "-q", "-c", "bash --norc --noprofile", lab.path("typescript"))
-    settled(old)
-    old.type("PS1='rea''dy> '; tty\r")
+    old.wait(SHELL)
+    old.type("tty\r")
     old.wait("/dev/pts/")
-    number = int(old.screen.split(b"\r")[0])
+    number = int(old.wait("\r"))
     lab.checkpoint_and_kill()
     while True:
         taken = terminals()
@@ -173,7 +165,6 @@ def test_number_taken(lab, terminals):
             break
     restart(lab, new)
     new.wait(f"/dev/pts/{number} is taken")
-    settled(new)
     new.type(f"tty > {lab.path('tty')}; exit 3\r")
     assert lab.finish() in (0, 3)  # script(1) tells its child's status only if asked
     assert lab.path("tty").read_text().startswith("/dev/pts/")
@@ -186,11 +177,11 @@ def test_job_control(lab, terminals):
     need("bash")
     old, new = terminals(), terminals()
     launch(lab, old, "bash", "--norc", "--noprofile", "-i")
-    settled(old)
+    old.wait(SHELL)
     old.type("PS1='rea''dy> '; x=5; sleep 1000 &\r")  # so that the echo does not look like the prompt
     old.wait("ready> ")
     old.type("sleep 2000\r")
-    lab.wait_until("the job is in the foreground", lambda: old.foreground() == "sleep", 20)
+    lab.wait_until("the job is in the foreground", lambda: old.foreground("sleep"), 20)
     old.type("\x1a")
     old.wait("Stopped")
     old.wait("ready> ")
@@ -200,8 +191,7 @@ def test_job_control(lab, terminals):
     new.wait("6 1 1")
     new.type("fg %2\r")
     new.wait("sleep 2000")
-    lab.wait_until("the job is in the foreground", lambda: new.foreground() == "sleep", 20)
-    settled(new)
+    lab.wait_until("the job is in the foreground", lambda: new.foreground("sleep"), 20)
     new.type("\x03")  # ^C ends the job, not the shell
     new.wait("ready> ")
     new.type("kill %1; tty; exit 7\r")
@@ -215,7 +205,7 @@ def test_restart_as_a_job(lab, terminals):
     need("bash", "vim")
     old, new = terminals(), terminals()
     launch(lab, old, *VIM, lab.path("text"))
-    settled(old)
+    old.wait(TILDE)
     old.type("iabc")
     old.wait("abc")
     lab.checkpoint()
@@ -226,12 +216,19 @@ def test_restart_as_a_job(lab, terminals):
     new.type(f"{lab.bin.command('dmtcp_restart')} -p {lab.port} {lab.ckptdir}; echo status $?\r")
     harness.wait_until("vim's mode", lambda: not new.mode()[3] & termios.ICANON and not new.mode()[3] & termios.ISIG
                        or b"status" in new.screen.replace(b"echo status", b""))
-    settled(new)
     new.type("def\x1b:wq\r")
     new.wait("status 0")
     new.type("exit\r")
     assert lab.wait_end(shell, 20) == 0
     assert lab.path("text").read_text() == "abcdef\n"
+
+
+def tmux(lab, *command):
+    """What the server answers to a command from outside."""
+    asked = lab.popen(["tmux", "-S", lab.path("socket"), *command], stdout=subprocess.PIPE)
+    answer, _ = asked.communicate(timeout=20 * harness.SLOW)
+    assert asked.returncode == 0
+    return answer.splitlines()
 
 
 @pytest.mark.parametrize("user", users(), indirect=True)
@@ -240,23 +237,19 @@ def test_tmux(lab, terminals):
     need("tmux", "vim", "bash")
     old, new = terminals(), terminals()
     launch(lab, old, "tmux", "-S", lab.path("socket"), "-f", "/dev/null", "new-session", "bash --norc --noprofile")
-    settled(old)
-    old.type("PS1='pane> '; y=4\r")
+    old.wait(SHELL)
+    old.type("PS1='pa''ne> '; y=4\r")
     old.wait("pane> ")
-    # not typed at a shell: one that is slow to start would take the keys of vim for its own
-    old.type("\x02:")
-    settled(old)
-    old.type(f"split-window '{' '.join(VIM)} {lab.path('text')}'\r")
+    # not typed: a key that tmux gets soon after another is for it part of what somebody pastes, and the shell's
+    tmux(lab, "split-window", " ".join([*VIM, str(lab.path("text"))]))
     old.wait("[New]")
-    settled(old)
     old.type("ipanes")
     old.wait("panes")
     lab.checkpoint()
     restart(lab, new)
-    settled(new)
     new.type(" lives\x1b:wq\r")
-    harness.wait_until("vim writes", lambda: lab.path("text").exists() and lab.path("text").read_text() == "panes lives\n")
-    settled(new)
+    lab.wait_until("the shell has all of the screen", lambda: len(tmux(lab, "list-panes", "-a")) == 1)
+    assert lab.path("text").read_text() == "panes lives\n"
     new.type(f"echo $((y * 2)) > {lab.path('number')}; exit\r")
     assert lab.finish() == 0
     assert lab.path("number").read_text() == "8\n"
