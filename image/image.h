@@ -7,7 +7,7 @@
  * The index comes last and says everything, so a writer never seeks and an image can go down a
  * pipe. What a reader hands out has been checked against its checksum; nothing in a file is
  * believed before, and a file that changes or shrinks while it is open gives an error, not SIGBUS
- * (contents are read with pread(2); image_chunk_raw() is the one exception).
+ * (contents are read with pread(2); only image_chunk_raw() and image_chunk_get() map the file).
  *
  * Error texts do not name the file; image_open() puts its path in front, other callers know theirs.
  */
@@ -151,6 +151,12 @@ int image_read_chunk(const struct image *img, const struct image_chunk *c, void 
  * mapping lives as long as the image, and the file must not shrink meanwhile. Thread-safe.
  */
 const void *image_chunk_raw(struct image *img, const struct image_chunk *c, struct err *err);
+
+/*
+ * The same for any chunk, the fastest way: a pointer into the mapping when the file is in the page cache, else buf, which
+ * is page-aligned, has IMAGE_CHUNK_MAX bytes, and has been read past the page cache where that works. NULL on failure.
+ */
+const void *image_chunk_get(struct image *img, const struct image_chunk *c, void *buf, struct err *err);
 
 /*
  * Check all chunks, with one thread per CPU, and that the bytes between blobs are zero.

@@ -5,9 +5,11 @@
  * mapped file that shrinks, or a disk that fails, would be SIGBUS instead of an error.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -126,13 +128,12 @@ int image_read_chunk(const struct image *img, const struct image_chunk *c, void 
     return decompress(img, c, stored, dst, err);
 }
 
-const void *image_chunk_raw(struct image *img, const struct image_chunk *c, struct err *err)
+/* The chunk in the mapping, unchecked; NULL with a code when the file cannot be mapped. */
+static const uint8_t *map_chunk(struct image *img, const struct image_chunk *c, struct err *err)
 {
     const uint8_t *data;
 
     err->code = 0;
-    if (c->codec != IMAGE_RAW)
-        return NULL;
     pthread_mutex_lock(&img->map_lock);
     if (!img->map) {
         void *map = mmap(NULL, img->size, PROT_READ, MAP_PRIVATE, img->fd, 0);
@@ -144,13 +145,67 @@ const void *image_chunk_raw(struct image *img, const struct image_chunk *c, stru
     }
     data = img->map;
     pthread_mutex_unlock(&img->map_lock);
-    if (!data)
-        return NULL;
-    if (layout_checksum(data + c->offset, c->stored) != c->xxh3) {
+    return data ? data + c->offset : NULL;
+}
+
+static const void *check_mapped(const struct image *img, const struct image_chunk *c, const uint8_t *data, struct err *err)
+{
+    if (data && layout_checksum(data, c->stored) != c->xxh3) {
         chunk_error(img, c, "checksum does not match", err);
         return NULL;
     }
-    return data + c->offset;
+    return data;
+}
+
+const void *image_chunk_raw(struct image *img, const struct image_chunk *c, struct err *err)
+{
+    err->code = 0;
+    return c->codec == IMAGE_RAW ? check_mapped(img, c, map_chunk(img, c, err), err) : NULL;
+}
+
+/* Is all of it in the page cache? Who may not know is told so (mincore(2)), and reads it as if it were. */
+static bool cached(const uint8_t *data, size_t len)
+{
+    unsigned char page[IMAGE_CHUNK_MAX / IMAGE_PAGE];
+
+    if (mincore((void *)data, len, page) < 0)
+        return true;
+    for (size_t i = 0; i < len / IMAGE_PAGE; i++)
+        if (!(page[i] & 1))
+            return false;
+    return true;
+}
+
+/* Past the page cache, into which pages would have to be put first that nobody asks for again. */
+static bool read_direct(struct image *img, const struct image_chunk *c, void *buf)
+{
+    char path[32];
+    int fd;
+
+    pthread_mutex_lock(&img->map_lock);
+    if (img->direct_fd == -1) {
+        snprintf(path, sizeof(path), "/proc/self/fd/%d", img->fd);
+        img->direct_fd = open(path, O_RDONLY | O_DIRECT | O_CLOEXEC | O_NONBLOCK);
+        if (img->direct_fd < 0)
+            img->direct_fd = -2; /* not on this file system */
+    }
+    fd = img->direct_fd;
+    pthread_mutex_unlock(&img->map_lock);
+    return fd >= 0 && pread_full(fd, buf, c->stored, (off_t)c->offset) == 0;
+}
+
+const void *image_chunk_get(struct image *img, const struct image_chunk *c, void *buf, struct err *err)
+{
+    const uint8_t *data = NULL;
+
+    err->code = 0;
+    if (c->codec == IMAGE_RAW && !(data = map_chunk(img, c, err)))
+        return NULL;
+    if (data && cached(data, c->stored))
+        return check_mapped(img, c, data, err);
+    if (data && read_direct(img, c, buf))
+        return check_mapped(img, c, buf, err);
+    return image_read_chunk(img, c, buf, err) < 0 ? NULL : buf;
 }
 
 /* ---- checking everything ---- */

@@ -195,6 +195,7 @@ static int open_any(struct image **out, int fd, int may_spool, struct err *err)
     if (img) {
         pthread_mutex_init(&img->map_lock, NULL);
         img->fd = copy >= 0 ? copy : fd;
+        img->direct_fd = -1;
         img->size = (uint64_t)st.st_size;
     }
     if (!img || check_all(img, err) < 0) {
@@ -236,6 +237,8 @@ void image_free(struct image *img)
         return;
     if (img->map)
         munmap(img->map, img->size);
+    if (img->direct_fd >= 0)
+        close(img->direct_fd);
     if (img->fd >= 0)
         close(img->fd);
     pthread_mutex_destroy(&img->map_lock);

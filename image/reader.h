@@ -27,6 +27,7 @@ struct image {
     size_t n_extents;
     pthread_mutex_t map_lock;
     void *map; /* of the whole file, made when it is first asked for */
+    int direct_fd; /* the same file with O_DIRECT; -1: not tried yet, -2: cannot be had */
 };
 
 /* Read len bytes at offset, or say why not. */

@@ -91,10 +91,9 @@ static int fill_one(const struct fill *f, size_t i, uint8_t *buf, struct err *er
 
     if (f->done[i] || (f->uffd >= 0 && !whole_in(f->mm, c)))
         return 0;
-    data = image_chunk_raw(f->image, c, err);
-    if (!data && (err->code || image_read_chunk(f->image, c, buf, err) < 0))
+    data = image_chunk_get(f->image, c, buf, err);
+    if (!data)
         return -err->code;
-    data = data ? data : buf;
     if (f->uffd < 0)
         return write_chunk(f, data, c, err);
     f->done[i] = copy_chunk(f, data, c);
@@ -104,7 +103,7 @@ static int fill_one(const struct fill *f, size_t i, uint8_t *buf, struct err *er
 static void *worker(void *arg)
 {
     struct fill *f = arg;
-    uint8_t *buf = malloc(IMAGE_CHUNK_MAX);
+    uint8_t *buf = aligned_alloc(IMAGE_PAGE, IMAGE_CHUNK_MAX);
     struct err err = {0};
 
     if (!buf)

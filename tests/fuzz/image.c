@@ -41,7 +41,7 @@ static void show(int fd)
 
 static void read_chunks(struct image *img)
 {
-    static uint8_t contents[IMAGE_CHUNK_MAX];
+    static _Alignas(IMAGE_PAGE) uint8_t contents[IMAGE_CHUNK_MAX];
     const struct image_chunk *chunks;
     struct err err;
     size_t n;
@@ -50,6 +50,7 @@ static void read_chunks(struct image *img)
     for (size_t i = 0; i < n; i++) {
         image_read_chunk(img, &chunks[i], contents, &err);
         image_chunk_raw(img, &chunks[i], &err);
+        image_chunk_get(img, &chunks[i], contents, &err);
     }
 }
 
