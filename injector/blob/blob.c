@@ -12,7 +12,7 @@
 #define NR_close          3
 #define NR_sendto         44
 #define NR_recvfrom       45
-#define NR_exit           60
+#define NR_exit_group     231
 #define NR_futex          202
 #define FUTEX_WAIT        0
 #define FUTEX_WAKE        1
@@ -72,10 +72,11 @@ static void run(struct blob_slot *slot, struct blob_call *calls, uint32_t n)
     send_msg(slot->ctl, BLOB_DONE, slot->index);
 }
 
+/* Where there is no program to go back to the whole process ends, threads included that nobody would wake. */
 static void go_home(struct blob_slot *slot)
 {
     if (!(slot->flags & BLOB_SLOT_HEALS))
-        call6(NR_exit, 125, 0, 0, 0, 0, 0);
+        call6(NR_exit_group, 125, 0, 0, 0, 0, 0);
     blob_go_home(&slot->home);
 }
 

@@ -3,6 +3,7 @@
  * own parent must see it stop once it is let go, and go on when it is continued. And a SIGKILL from outside.
  */
 #include <errno.h>
+#include <linux/sched.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -20,6 +21,7 @@
 #include <cmocka.h>
 
 #include "injector/inject.h"
+#include "injector/layout.h"
 #include "injector/ptrace.h"
 
 struct family {
@@ -209,23 +211,33 @@ static void test_killed_leader(void **state)
         leader_is_killed(delay);
 }
 
+#define SLOTS 4
+
+/* The parasite in a place that is free in this process, for skeletons. */
+static uint64_t make_area(void)
+{
+    const size_t room = (size_t)64 << 20;
+    void *base = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct err err = {0};
+
+    assert_ptr_not_equal(base, MAP_FAILED);
+    munmap(base, room);
+    assert_int_equal(inj_area_local((uint64_t)(uintptr_t)base, SLOTS, &err), 0);
+    return (uint64_t)(uintptr_t)base;
+}
+
 /*
  * A skeleton, not a child of ours, is killed in the middle of a call. The one that it has forked has its end of the
  * control socket too.
  */
 static void test_killed_skeleton(void **state)
 {
-    const size_t room = (size_t)64 << 20;
     struct inj_fork_args args = {.exit_signal = SIGCHLD, .remote_ctl = 101};
     struct inj first, victim, last;
     struct err err = {0};
     struct blob_msg m;
-    void *base = mmap(NULL, room, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
-    assert_ptr_not_equal(base, MAP_FAILED);
-    munmap(base, room);
-    assert_int_equal(inj_area_local((uint64_t)(uintptr_t)base, 4, &err), 0);
-    assert_int_equal(inj_spawn(&first, (uint64_t)(uintptr_t)base, 4, 0, 0, 100, &err), 0);
+    assert_int_equal(inj_spawn(&first, make_area(), SLOTS, 0, 0, 100, &err), 0);
     assert_int_equal(inj_fork(&first, &victim, &args, &err), 0);
     args.remote_ctl = 102;
     assert_int_equal(inj_fork(&victim, &last, &args, &err), 0);
@@ -245,6 +257,38 @@ static void test_killed_skeleton(void **state)
     assert_int_equal(waitpid(first.pid, NULL, __WALL), first.pid);
 }
 
+/* A skeleton in whose process a second thread is parked. */
+static void make_thread(struct inj *inj)
+{
+    _cleanup_batch_ struct inj_batch b = {0};
+    uint64_t at = inj_slot(inj, 1), top = inj_slot_stack(inj, 1);
+    struct blob_slot slot = {.ctl = inj->remote_ctl, .index = 1};
+    struct clone_args ca = {.flags = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM,
+                            .stack = top - INJ_SLOT_STACK, .stack_size = INJ_SLOT_STACK - 16};
+    struct err err = {0};
+
+    assert_int_equal(inj_begin(&b, inj, &err), 0);
+    assert_int_equal(pt_write(inj->pid, at, &slot, sizeof(slot), &err), 0);
+    assert_int_equal(pt_write(inj->pid, top - 16, &at, sizeof(at), &err), 0);
+    inj_call(&b, BLOB_MUST | BLOB_CLONE_VM, SYS_clone3, inj_data(&b, &ca, sizeof(ca)), sizeof(ca));
+    assert_int_equal(inj_run(&b, &err), 0);
+    assert_true(inj_ret(&b, 0) > 0);
+}
+
+/* When the driver of a restart has been killed, all that it made is gone, threads too. */
+static void test_driver_gone(void **state)
+{
+    struct inj inj;
+    struct err err = {0};
+
+    assert_int_equal(inj_spawn(&inj, make_area(), SLOTS, 0, 0, 100, &err), 0);
+    make_thread(&inj);
+    alarm(10);
+    inj_close(&inj);
+    assert_int_equal(waitpid(inj.pid, NULL, __WALL), inj.pid);
+    alarm(0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -252,6 +296,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_stop_while_inside, setup, teardown),
         cmocka_unit_test(test_killed_leader),
         cmocka_unit_test(test_killed_skeleton),
+        cmocka_unit_test(test_driver_gone),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
