@@ -157,6 +157,14 @@ static int one_phase(struct tracer *t, const Wire__Msg *msg, struct err *err)
     }
 }
 
+/* Not when the coordinator is lost: the checkpoint may be complete then. */
+static void give_up(struct checkpoint *k)
+{
+    checkpoint_resume(k);
+    withdraw_images(k->images);
+    checkpoint_free(k);
+}
+
 static int serve_phase(struct tracer *t, const Wire__Msg *msg, struct err *err)
 {
     struct checkpoint *k = &t->checkpoint;
@@ -166,7 +174,7 @@ static int serve_phase(struct tracer *t, const Wire__Msg *msg, struct err *err)
 
     log_trace("phase %d", msg->phase->id);
     if (one_phase(t, msg, &why) < 0) {
-        checkpoint_free(k);
+        give_up(k);
         log_warn("checkpoint %u: %s", t->generation, why.msg);
         return coord_reply_error(t->coord, msg, &why, err);
     }
@@ -225,7 +233,7 @@ int tracer_serve(struct tracer *t, const Wire__Msg *msg, struct err *err)
     case WIRE__MSG__BODY_PHASE:
         return serve_phase(t, msg, err);
     case WIRE__MSG__BODY_ABORT:
-        checkpoint_free(&t->checkpoint);
+        give_up(&t->checkpoint);
         return coord_reply_ok(t->coord, msg, err);
     case WIRE__MSG__BODY_CHECKPOINT_END:
         if (msg->checkpoint_end->complete)

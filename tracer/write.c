@@ -1,6 +1,6 @@
 /*
- * Writing images. One file per process; what processes share is in the image of the first that has it. The contents
- * of memory are written by several threads at once (memory.c), records before them by one.
+ * Writing images. One file per process; what processes share is in the image of the first that has it. The
+ * contents of memory are written by several threads at once (memory.c), records before them by one.
  */
 #include "tracer/write.h"
 
@@ -27,7 +27,7 @@ struct set_item {
     struct proc *proc;
     char *program;
     pid_t pid;
-    bool foreground;
+    bool foreground, published;
 };
 
 struct image_set {
@@ -89,8 +89,8 @@ static uint64_t xcr0(void)
     return (uint64_t)d << 32 | a;
 }
 
-static void fill_head(struct ckpt *c, struct proc *p, const struct ckpt_identity *id, const struct set_item *it,
-                      ImageHead *h, MachineInfo *m)
+static void fill_head(struct ckpt *c, struct proc *p, const struct ckpt_identity *id,
+                      const struct set_item *it, ImageHead *h, MachineInfo *m)
 {
     struct utsname un;
     struct timespec ts;
@@ -136,15 +136,16 @@ static int put_dead_leader(struct proc *p, struct err *err)
     return image_put_msg(p->writer, KIND_THREAD, &t.base, err);
 }
 
-static int put_process(struct ckpt *c, struct proc *p, const struct ckpt_identity *id, const struct set_item *it,
-                       struct err *err)
+static int put_process(struct ckpt *c, struct proc *p, const struct ckpt_identity *id,
+                       const struct set_item *it, struct err *err)
 {
     ImageHead h;
     MachineInfo m;
     struct image_writer *w = p->writer;
 
     fill_head(c, p, id, it, &h, &m);
-    if (image_put_msg(w, KIND_HEAD, &h.base, err) < 0 || image_put_msg(w, KIND_PROCESS, &p->process->base, err) < 0)
+    if (image_put_msg(w, KIND_HEAD, &h.base, err) < 0 ||
+        image_put_msg(w, KIND_PROCESS, &p->process->base, err) < 0)
         return -err->code;
     if (p->zombie)
         return 0;
@@ -154,7 +155,8 @@ static int put_process(struct ckpt *c, struct proc *p, const struct ckpt_identit
         if (image_put_msg(w, KIND_THREAD, &p->threads[i].msg->base, err) < 0)
             return -err->code;
     if (image_put_msg(w, KIND_SIGNAL, &p->signals->base, err) < 0 ||
-        image_put_msg(w, KIND_TIMER, &p->timers->base, err) < 0 || image_put_msg(w, KIND_MM, &p->mm->base, err) < 0)
+        image_put_msg(w, KIND_TIMER, &p->timers->base, err) < 0 ||
+        image_put_msg(w, KIND_MM, &p->mm->base, err) < 0)
         return -err->code;
     return p->fdtable ? image_put_msg(w, KIND_FDTABLE, &p->fdtable->base, err) : 0;
 }
@@ -184,7 +186,8 @@ static int put_objects(struct ckpt *c, struct err *err)
 static int begin_image(struct ckpt *c, struct proc *p, const struct ckpt_identity *id, struct image_set *set,
                        struct err *err)
 {
-    struct image_options o = {.compress = c->options.compress, .level = c->options.level, .early = sync_wanted()};
+    struct image_options o = {
+        .compress = c->options.compress, .level = c->options.level, .early = sync_wanted()};
     struct set_item *it = &set->items[set->n++];
 
     it->proc = p;
@@ -193,8 +196,8 @@ static int begin_image(struct ckpt *c, struct proc *p, const struct ckpt_identit
     it->program = program_name(p);
     if (!it->program)
         return err_set(err, ENOMEM, "out of memory");
-    _cleanup_free_ char *name =
-        format("ckpt_%s_%s-%d-%lld_%05u.dmtcp", it->program, id->host_id, p->pid, (long long)id->time, id->generation);
+    _cleanup_free_ char *name = format("ckpt_%s_%s-%d-%lld_%05u.dmtcp", it->program, id->host_id, p->pid,
+                                       (long long)id->time, id->generation);
     it->path = format("%s/%s", c->options.ckptdir, name ? name : "");
     if (!it->path || !name)
         return err_set(err, ENOMEM, "out of memory");
@@ -244,7 +247,8 @@ int begin_images(struct ckpt *c, const struct ckpt_identity *id, struct image_se
         return err_set(err, ENOMEM, "out of memory");
     }
     set->dirfd = open(c->options.ckptdir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    r = set->dirfd < 0 ? err_errno(err, "checkpoint directory %s", c->options.ckptdir) : begin_all(c, id, set, err);
+    r = set->dirfd < 0 ? err_errno(err, "checkpoint directory %s", c->options.ckptdir)
+                       : begin_all(c, id, set, err);
     if (r == 0) {
         *out = set;
         return 0;
@@ -259,7 +263,8 @@ int write_frozen(struct ckpt *c, void (*progress)(void *, uint64_t), void *arg, 
     return store_pages(c, false, progress, arg, err) < 0 ? err_wrap(err, "%s", c->options.ckptdir) : 0;
 }
 
-int write_rest(struct ckpt *c, struct image_set *set, void (*progress)(void *, uint64_t), void *arg, struct err *err)
+int write_rest(struct ckpt *c, struct image_set *set, void (*progress)(void *, uint64_t), void *arg,
+               struct err *err)
 {
     int r = store_pages(c, true, progress, arg, err) < 0 ? err_wrap(err, "%s", c->options.ckptdir) : 0;
 
@@ -303,8 +308,17 @@ int sync_images(struct image_set *set, struct err *err)
 
 int publish_images(struct image_set *set, struct err *err)
 {
-    for (size_t i = 0; i < set->n; i++)
+    for (size_t i = 0; i < set->n; i++) {
         if (image_file_publish(set->items[i].file, 1, err) < 0)
             return err_wrap(err, "%s", set->items[i].path);
+        set->items[i].published = true;
+    }
     return image_dir_sync(set->dirfd, err);
+}
+
+void withdraw_images(struct image_set *set)
+{
+    for (size_t i = 0; set && i < set->n; i++)
+        if (set->items[i].published && unlink(set->items[i].path) < 0)
+            log_warn("%s: cannot be removed: %s", set->items[i].path, strerror(errno));
 }

@@ -8,8 +8,8 @@
 struct ckpt_identity {
     const char *computation;
     uint32_t generation;
-    int64_t time;         /* seconds since the epoch */
-    const char *host_id;  /* short, for file names */
+    int64_t time;        /* seconds since the epoch */
+    const char *host_id; /* short, for file names */
 };
 
 struct image_set; /* the files of one checkpoint */
@@ -29,7 +29,10 @@ void describe_images(struct ckpt *c, const struct image_set *set, Wire__PhaseDon
 
 int sync_images(struct image_set *set, struct err *err);
 int publish_images(struct image_set *set, struct err *err);
-void free_writers(struct ckpt *c); /* what is not written by now never will be */
+/* The checkpoint has failed, if only on another host: published images are removed. */
+void withdraw_images(struct image_set *set);
+
+void free_writers(struct ckpt *c);       /* what is not written by now never will be */
 void free_images(struct image_set *set); /* what was not published is gone */
 
 #endif

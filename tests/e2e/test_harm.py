@@ -1,6 +1,7 @@
 """What goes wrong around a checkpoint or a restart: the program goes on unharmed, and the older checkpoint is whole."""
 
 import os
+import pathlib
 import random
 import re
 import signal
@@ -165,12 +166,17 @@ def expect_failure(lab, pattern):
     assert len(failed.value.output.strip().splitlines()) == 1, failed.value.output
 
 
+def move_to(lab, directory):
+    """Checkpoints are made there from now on; the first one."""
+    pid = str(lab.program.pid)
+    lab.run("dmtcp_command", *lab.where(), "--detach", pid)
+    lab.run("dmtcp_command", *lab.where(), "--ckptdir", directory, "--attach", pid)
+    lab.run("dmtcp_command", *lab.where(), "-bc")
+
+
 @users
 def test_full_disk(lab, small_disk):
-    pid = lab.program.pid
-    lab.run("dmtcp_command", *lab.where(), "--detach", str(pid))
-    lab.run("dmtcp_command", *lab.where(), "--ckptdir", small_disk, "--attach", str(pid))
-    lab.run("dmtcp_command", *lab.where(), "-bc")
+    move_to(lab, small_disk)
     before = sorted(os.listdir(small_disk))
     for _ in range(2):
         expect_failure(lab, "No space left on device")
@@ -184,10 +190,7 @@ def test_full_disk(lab, small_disk):
 
 @users
 def test_read_only_disk(lab, small_disk):
-    pid = lab.program.pid
-    lab.run("dmtcp_command", *lab.where(), "--detach", str(pid))
-    lab.run("dmtcp_command", *lab.where(), "--ckptdir", small_disk, "--attach", str(pid))
-    lab.run("dmtcp_command", *lab.where(), "-bc")
+    move_to(lab, small_disk)
     lab.wait_until("nobody writes there", lambda: subprocess.run(
         ["mount", "-o", "remount,ro", small_disk], stderr=subprocess.DEVNULL, check=False).returncode == 0, 10)
     expect_failure(lab, "Read-only file system")
@@ -195,21 +198,64 @@ def test_read_only_disk(lab, small_disk):
     verify(lab, BLOCKED)
 
 
+def debuggers(pid):
+    """Of all threads of a process."""
+    return {int(re.search(r"TracerPid:\s*(\d+)", status.read_text())[1])
+            for status in pathlib.Path("/proc", str(pid), "task").glob("*/status")}
+
+
+def debug(lab, pid, *options):
+    """strace, as ourselves; with -f of all threads."""
+    strace = subprocess.Popen(["strace", "-qq", "-o", "/dev/null", *options, "-p", str(pid)], stderr=subprocess.DEVNULL)
+    lab.popens.append(strace)
+    lab.wait_until("strace has it", lambda: strace.pid in debuggers(pid) and ("-f" not in options or 0 not in debuggers(pid)), 10)
+    return strace
+
+
+def let_go(lab, strace):
+    strace.send_signal(signal.SIGINT)
+    lab.wait_end(strace, 10)
+
+
+# What fails in a checkpoint: whose system call, which (counted in each thread).
+BROKEN = {
+    "begin": ("dmtcp_tracer", "pwrite64", 1),
+    "image": ("dmtcp_tracer", "pwrite64", "9+"),
+    "sync": ("dmtcp_tracer", "fsync", 1),
+    "directory": ("dmtcp_tracer", "fsync", "1+"),
+    "script": ("dmtcp_coordinat", "write", 1),
+    "script-sync": ("dmtcp_coordinat", "fsync", 1),
+    "manifest-sync": ("dmtcp_coordinat", "fsync", 2),
+    "manifest-directory": ("dmtcp_coordinat", "fsync", "1+"),
+}
+
+
+@users
+@pytest.mark.parametrize("what", BROKEN)
+def test_broken_disk(lab, what):
+    """The disk fails at some point of a checkpoint."""
+    start(lab)
+    before = sorted([*lab.checkpoint(), *lab.ckptdir.glob("dmtcp_*")])
+    who, call, when = BROKEN[what]
+    where = ["-P", lab.ckptdir] if what.endswith("directory") else []
+    strace = debug(lab, ours(who).pid, "-f", *where, "-e", f"inject={call}:error=EIO:when={when}")
+    expect_failure(lab, "Input/output error")
+    let_go(lab, strace)
+    assert sorted(lab.ckptdir.iterdir()) == before, "something was left there"
+    whole(lab)
+    lab.checkpoint()
+    verify(lab, BLOCKED)
+    lab.wait_gone()
+
+
 @users
 def test_being_debugged(lab):
     """Refused while another tracer has it, by its name; fine afterwards."""
     start(lab)
-    debugger = lab.popen(["strace", "-qq", "-o", "/dev/null", "-p", str(lab.program.pid)], stderr=subprocess.DEVNULL)
-
-    def tracer():
-        status = open(f"/proc/{lab.program.pid}/status", encoding="ascii").read()
-        return int(re.search(r"TracerPid:\s*(\d+)", status)[1])
-
-    lab.wait_until("strace has it", lambda: tracer() == debugger.pid, 10)
-    expect_failure(lab, f"{lab.program.pid}.*trace.*{debugger.pid}")
-    assert tracer() == debugger.pid
-    debugger.send_signal(signal.SIGINT)
-    lab.wait_end(debugger, 10)
+    strace = debug(lab, lab.program.pid)
+    expect_failure(lab, f"{lab.program.pid}.*trace.*{strace.pid}")
+    assert strace.pid in debuggers(lab.program.pid)
+    let_go(lab, strace)
     lab.checkpoint()
     verify(lab, BLOCKED)
 
