@@ -13,6 +13,7 @@ import pytest
 
 import harness
 
+FIN_WAIT2 = 5  # of TCP_INFO
 LIMIT = 99  # DMTCP_FAIL_RC's default is the least of the exit statuses that mean that we failed
 
 # Answers lines with their number. Before it reads anything, it does what the words of its command line say.
@@ -137,11 +138,16 @@ def wait_said(lab, what):
     lab.wait_until(f"the server says {what}", lambda: any(line.startswith(what) for line in said(lab)))
 
 
-def finish(lab, peer):
-    peer.socket.shutdown(socket.SHUT_WR)
+def ended(lab, peer):
+    """The program has ended the connection, and itself."""
     assert peer.file.read() == b""
     peer.close()
     assert lab.finish() == 0
+
+
+def finish(lab, peer):
+    peer.socket.shutdown(socket.SHUT_WR)
+    ended(lab, peer)
     assert said(lab)[-1] == "end"
     lab.wait_gone()
 
@@ -210,9 +216,7 @@ def test_in_a_new_pid_namespace(lab):
     peer.send("last")
     peer.expect("3: last")
     peer.socket.shutdown(socket.SHUT_WR)
-    assert peer.file.read() == b""
-    peer.close()
-    assert lab.finish() == 0
+    ended(lab, peer)
 
 
 @root_only
@@ -263,9 +267,7 @@ def test_full_queues(lab, address, keeper):
     wait_said(lab, "got")
     assert said(lab)[-1] in (f"got {total} {digest.hexdigest()}", "end")
     assert f"got {total} {digest.hexdigest()}" in said(lab)
-    assert peer.file.read() == b""
-    peer.close()
-    assert lab.finish() == 0
+    ended(lab, peer)
 
 
 @root_only
@@ -277,15 +279,13 @@ def test_peer_has_ended(lab, address, keeper):
     peer.send("last words")
     peer.socket.shutdown(socket.SHUT_WR)
     wait_said(lab, "waits")
-    time.sleep(0.1)
+    lab.wait_until("its end has arrived", lambda: peer.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0] == FIN_WAIT2)
     kill_program(lab, keeper)
     restart(lab)
     lab.write("stop", "")
     wait_said(lab, "end")
     assert said(lab)[1].startswith("got 11 ")
-    assert peer.file.read() == b""
-    peer.close()
-    assert lab.finish() == 0
+    ended(lab, peer)
 
 
 @root_only
