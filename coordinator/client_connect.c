@@ -20,7 +20,7 @@
 #include "coordinator/spawn.h"
 
 #define CONNECT_MS   10000
-#define HANDSHAKE_MS 5000
+#define HANDSHAKE_MS 20000 /* a coordinator may get no turn for seconds: seen with Linux 6.18's scheduler under load */
 
 static int connect_address(const struct sockaddr *address, socklen_t len, int family)
 {

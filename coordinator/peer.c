@@ -19,8 +19,8 @@
 #include "base/util.h"
 #include "coordinator/server.h"
 
-#define HANDSHAKE_MS  10000
-#define NEW_MAX       64                 /* connections in the handshake */
+#define HANDSHAKE_MS  60000 /* longer than a client waits for us; NEW_MAX bounds how many can be held open */
+#define NEW_MAX       64    /* connections in the handshake */
 #define OUTPUT_MAX    ((size_t)64 << 20) /* waiting for a peer that does not read */
 #define RECEIVE_CHUNK 65536
 #define CHUNKS_MAX    16 /* at a time, then others have a turn */

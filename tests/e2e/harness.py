@@ -108,6 +108,18 @@ def descendants(of=None):
     return found
 
 
+def describe_threads(pid):
+    """What the threads of a process are doing."""
+    said = []
+    for task in pathlib.Path(f"/proc/{pid}/task").glob("*"):
+        try:
+            said.append("  thread " + " ".join([task.name, (task / "stat").read_text().rsplit(")")[1].split()[0],
+                                                (task / "wchan").read_text(), (task / "syscall").read_text().strip()]))
+        except OSError:
+            pass
+    return said
+
+
 def kill_process(process, signum=signal.SIGKILL):
     """Kill exactly this process, not another one that has its pid by now."""
     try:
@@ -453,6 +465,8 @@ class Lab:
             except OSError:
                 wchan = call = "?"
             said.append(f"{process} in {wchan} syscall {call}")
+            if process.state == "Z":  # only its leader is dead
+                said += describe_threads(process.pid)
         return "\n  ".join(said)
 
     def report(self):
