@@ -210,6 +210,9 @@ def test_restarts(lab, user, server, request):
             time.sleep(chance.uniform(0, 0.2))
         lab.kill_everything()
         lab.restart(stdout=subprocess.DEVNULL)
-        lab.wait_running()
+        try:
+            lab.wait_running()
+        except AssertionError as failed:
+            raise AssertionError(f"{failed}; {said(lab)}") from None
         assert lab.program.poll() is None, said(lab)
     finish(lab)
