@@ -11,6 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/sockbuf.h"
 #include "base/util.h"
 
 #ifndef SO_BUF_LOCK
@@ -175,11 +176,17 @@ int socket_late(int fd, const Socket *m, struct err *err)
 
 void socket_widen(int fd, int option)
 {
-    int want = 64 << 20;
-    int force = option == SO_SNDBUF ? SO_SNDBUFFORCE : SO_RCVBUFFORCE;
+    int want = 64 << 20, protocol = 0;
+    socklen_t n = sizeof(protocol);
 
-    if (setsockopt(fd, SOL_SOCKET, force, &want, sizeof(want)) < 0)
-        setsockopt(fd, SOL_SOCKET, option, &want, sizeof(want)); /* cut down to the system's limit */
+    if (option == SO_RCVBUF) {
+        sockbuf_widen_receive(fd, want);
+        return;
+    }
+    getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &n);
+    /* Of a TCP socket the kernel makes it larger than we may, unless a size is asked for. */
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &want, sizeof(want)) < 0 && protocol != IPPROTO_TCP)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &want, sizeof(want)); /* cut down to the system's limit */
 }
 
 void socket_narrow(int fd, const Socket *m)

@@ -9,7 +9,9 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <time.h>
 
+#include "base/log.h"
 #include "base/util.h"
 #include "restorer/inet.h"
 
@@ -42,9 +44,17 @@ static void tell_window(int fd)
         return;
 }
 
+static int64_t now_ms(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
+}
+
 static int put(int from, int to, const uint8_t *data, size_t n, int flags, struct err *err)
 {
-    int waited = 0;
+    int64_t until = now_ms() + PATIENCE_MS;
 
     while (n) {
         ssize_t k = send(from, data, n, flags | MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -56,9 +66,9 @@ static int put(int from, int to, const uint8_t *data, size_t n, int flags, struc
         if (errno != EAGAIN)
             return err_errno(err, "sending what waits in it");
         tell_window(to);
-        if (poll(&(struct pollfd){.fd = from, .events = POLLOUT}, 1, 1) == 0 && ++waited > PATIENCE_MS)
+        if (poll(&(struct pollfd){.fd = from, .events = POLLOUT}, 1, 1) == 0 && now_ms() > until)
             return err_set(err, ENOBUFS, "%zu bytes of what waits in it do not fit into a new socket: "
-                                         "net.core.rmem_max is smaller than where the program ran", n);
+                                         "net.core.rmem_max or net.ipv4.tcp_rmem is smaller than where the program ran", n);
     }
     return 0;
 }
@@ -80,16 +90,27 @@ static int under_way(int from, int to, int64_t *n, struct err *err)
     return 0;
 }
 
-/* FIN and options have to wait until the receiver has it all. */
-static int delivered(int from, int to, int64_t before, struct err *err)
+/* Nothing is on its way, and something is left: there is no room for it until the receiver reads. */
+static bool is_full(int from)
 {
-    for (int i = 0; i < PATIENCE_MS; i++) {
+    int left = 0, unsent = 0;
+
+    return ioctl(from, SIOCOUTQ, &left) == 0 && ioctl(from, SIOCOUTQNSD, &unsent) == 0 && unsent > 0 && left == unsent;
+}
+
+/*
+ * FIN and options have to wait until the receiver has it all. What there is no room for may stay with a sender that
+ * lives: it was there before the checkpoint, too.
+ */
+static int delivered(int from, int to, int64_t before, bool may_stay, struct err *err)
+{
+    for (int64_t until = now_ms() + PATIENCE_MS; now_ms() < until;) {
         int64_t now = 0;
         if (under_way(from, to, &now, err) < 0)
             return -err->code;
-        if (now <= before)
-            return 0;
         tell_window(to);
+        if (now <= before || (may_stay && is_full(from)))
+            return 0;
         poll(NULL, 0, 1);
     }
     return err_set(err, ENOBUFS, "what waits in it does not fit into a new socket");
@@ -100,6 +121,7 @@ static int fill(struct rinet *u, struct err *err)
     int from = sender_of(u), one = 1;
     size_t total = bytes_of(u);
     int64_t before = 0;
+    bool urgent = false;
 
     if (!total)
         return 0;
@@ -118,11 +140,13 @@ static int fill(struct rinet *u, struct err *err)
     for (size_t i = 0; i < u->m->n_bytes; i++) {
         const InetBytes *b = u->m->bytes[i];
         size_t last = b->urgent ? 1 : 0;
+        urgent |= b->urgent;
         if (put(from, u->fd, b->data.data, b->data.len - last, 0, err) < 0 ||
             put(from, u->fd, b->data.data + b->data.len - last, last, MSG_OOB, err) < 0)
             return -err->code;
     }
-    return delivered(from, u->fd, before, err);
+    log_trace("TCP socket %llu: %zu bytes sent", (unsigned long long)u->m->socket->ino, total);
+    return delivered(from, u->fd, before, from != u->temp && !urgent, err);
 }
 
 /* ---- ends ---- */

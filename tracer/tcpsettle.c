@@ -23,6 +23,7 @@
 #include <time.h>
 
 #include "base/log.h"
+#include "base/sockbuf.h"
 #include "base/util.h"
 #include "tracer/inet.h"
 #include "tracer/keepback.h"
@@ -62,39 +63,28 @@ static void done(struct end *e)
     close(e->fd);
 }
 
-static int rmem_max(void)
-{
-    _cleanup_free_ char *text = NULL;
-    size_t n;
-
-    return read_file(-1, "/proc/sys/net/core/rmem_max", &text, &n) < 0 ? 0 : atoi(text);
-}
-
 /*
- * Make room. Without CAP_NET_ADMIN that is limited by the system: a socket that has as much already (the kernel gives
- * more by itself, net.ipv4.tcp_rmem) is left as it is.
+ * Make room. Without CAP_NET_ADMIN that is limited by the system: a socket that has as much already is left as it is.
  */
-static int widen(struct end *e, struct err *err)
+static void widen(struct end *e)
 {
-    int want = WIDE, now = sockopt_int(e->fd, SOL_SOCKET, SO_RCVBUF, 0);
+    int now = sockopt_int(e->fd, SOL_SOCKET, SO_RCVBUF, 0);
 
     if (e->rcvbuf || e->is_limited)
-        return 0;
+        return;
     e->lock = sockopt_int(e->fd, SOL_SOCKET, SO_BUF_LOCK, 0);
-    if (setsockopt(e->fd, SOL_SOCKET, SO_RCVBUFFORCE, &want, sizeof(want)) < 0) {
-        e->is_limited = rmem_max() * 2ll <= now; /* what is asked for is doubled */
-        if (!e->is_limited && setsockopt(e->fd, SOL_SOCKET, SO_RCVBUF, &want, sizeof(want)) < 0)
-            return err_errno(err, "SO_RCVBUF");
-    }
-    e->rcvbuf = e->is_limited ? 0 : now;
-    return 0;
+    e->is_limited = sockbuf_widen_receive(e->fd, WIDE) <= now;
+    if (e->is_limited)
+        setsockopt(e->fd, SOL_SOCKET, SO_BUF_LOCK, &e->lock, sizeof(e->lock));
+    else
+        e->rcvbuf = now;
 }
 
 /*
  * Have the one send what it holds back (TCP_NODELAY pushes, also past TCP_CORK), and the other say how large its
  * window is by now (every recvmsg does, if it got something: tcp_cleanup_rbuf()).
  */
-static int nudge(const struct end *from, struct end *to, struct err *err)
+static void nudge(const struct end *from, struct end *to)
 {
     int before = sockopt_int(from->fd, IPPROTO_TCP, TCP_NODELAY, 0), one = 1;
     char c;
@@ -102,10 +92,8 @@ static int nudge(const struct end *from, struct end *to, struct err *err)
     setsockopt(from->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     if (!before)
         setsockopt(from->fd, IPPROTO_TCP, TCP_NODELAY, &before, sizeof(before));
-    if (widen(to, err) < 0)
-        return -err->code;
+    widen(to);
     recv(to->fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
-    return 0;
 }
 
 struct counts {
@@ -159,8 +147,7 @@ static int look_at_closed(struct job *j, struct err *err)
     j->done = s.state != TCP_ESTABLISHED && s.state != TCP_FIN_WAIT1 && s.state != TCP_FIN_WAIT2;
     if (j->done)
         return 0;
-    if (widen(&j->a, err) < 0)
-        return -err->code;
+    widen(&j->a);
     recv(j->a.fd, &c, 1, MSG_PEEK | MSG_DONTWAIT);
     return 0;
 }
@@ -173,7 +160,10 @@ static int look_at(struct job *j, struct err *err)
         return -err->code;
     if (j->done)
         return 0;
-    return nudge(&j->a, &j->b, err) < 0 || (!j->self && nudge(&j->b, &j->a, err) < 0) ? -err->code : 0;
+    nudge(&j->a, &j->b);
+    if (!j->self)
+        nudge(&j->b, &j->a);
+    return 0;
 }
 
 static int open_end(const struct object *o, struct end *e, struct err *err)
@@ -326,7 +316,7 @@ static int complain(const struct job *jobs, size_t n, int code, struct err *err)
         if (j->a.is_limited || j->b.is_limited)
             err_set(err, code,
                     "data is on its way that does not fit into the receiver's buffer, which can't be made larger without "
-                    "CAP_NET_ADMIN (or a larger net.core.rmem_max)");
+                    "CAP_NET_ADMIN (or a larger net.core.rmem_max or net.ipv4.tcp_rmem)");
         else
             err_set(err, code, j->pair ? "data that is on its way to the other end does not arrive there"
                                        : "data that its closed peer had sent does not arrive");
