@@ -101,6 +101,10 @@ class Peer:
         code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
         self.socket.setsockopt(socket.SOL_SOCKET, 26, struct.pack("HxxxxxxP", 1, ctypes.addressof(code)))
 
+    def acknowledge(self):
+        """What has come, now: the kernel may do so later, when there is nobody any more."""
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
     def undisturbed(self):
         """Nothing has come, no end and no reset."""
         readable, _, _ = select.select([self.socket], [], [], 0.05)
@@ -226,6 +230,7 @@ def test_killed_without_a_helper(lab, address):
     peer = start(lab, address=address)
     peer.ask("one", "1: one")
     for n in (2, 4):
+        peer.acknowledge()
         kill_program(lab, keeper=False)
         peer.undisturbed()
         restart(lab)
