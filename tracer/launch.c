@@ -187,38 +187,42 @@ static int join(const struct options *o, Wire__TreeOptions *t, const char *progr
     return r;
 }
 
-int main(int argc, char **argv)
+/* Does not return when all goes well: the program is in our place then. */
+static int launch(int argc, char **argv, struct options *o, int *rc, struct err *err)
 {
     Wire__TreeOptions tree = WIRE__TREE_OPTIONS__INIT;
+
+    if (options_init(o, argv[0], err) < 0 || parse(argc, argv, o, &tree, err) < 0)
+        return -err->code;
+    if (o->help)
+        usage();
+    else if (o->version)
+        options_print_version(o);
+    if (o->help || o->version)
+        return 0;
+    if (optind >= argc)
+        return err_set(err, EINVAL, "no command given; try 'dmtcp_launch --help'");
+    if (can_run(argv[optind], err) < 0)
+        return -err->code;
+    *rc = FAIL_COORDINATOR;
+    if (join(o, &tree, argv[optind], err) < 0)
+        return -err->code;
+    *rc = FAIL_GENERAL;
+    execvp(argv[optind], argv + optind);
+    return err_errno(err, "%s", argv[optind]);
+}
+
+int main(int argc, char **argv)
+{
     struct options o;
     struct err err = {0};
-    int rc = FAIL_GENERAL, r;
+    int rc = FAIL_GENERAL, status = 0;
 
     log_init("dmtcp_launch", 0);
-    r = options_init(&o, argv[0], &err);
-    if (r == 0)
-        r = parse(argc, argv, &o, &tree, &err);
-    if (r == 0 && o.help) {
-        usage();
-        return 0;
+    if (launch(argc, argv, &o, &rc, &err) < 0) {
+        log_error("%s", err.msg);
+        status = o.fail_rc + rc;
     }
-    if (r == 0 && o.version) {
-        options_print_version(&o);
-        return 0;
-    }
-    if (r == 0 && optind >= argc)
-        r = err_set(&err, EINVAL, "no command given; try 'dmtcp_launch --help'");
-    if (r == 0)
-        r = can_run(argv[optind], &err);
-    if (r == 0) {
-        rc = FAIL_COORDINATOR;
-        r = join(&o, &tree, argv[optind], &err);
-    }
-    if (r == 0) {
-        execvp(argv[optind], argv + optind);
-        r = err_errno(&err, "%s", argv[optind]);
-        rc = FAIL_GENERAL;
-    }
-    log_error("%s", err.msg);
-    return o.fail_rc + rc;
+    options_free(&o);
+    return status;
 }

@@ -236,8 +236,9 @@ static void read_in_order(struct rings *s)
     for (size_t i = 0; i < w->n; i++)
         until = w->item[i].time > until ? w->item[i].time : until;
     read_each(s);
-    if (w->n)
-        qsort(w->item, w->n, sizeof(*w->item), by_time);
+    if (!w->n)
+        return;
+    qsort(w->item, w->n, sizeof(*w->item), by_time);
     while (n < w->n && w->item[n].time <= until)
         take_in_turn(s, &w->item[n++]);
     memmove(w->item, w->item + n, (w->n - n) * sizeof(*w->item));
