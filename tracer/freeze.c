@@ -11,9 +11,6 @@
 #include "tracer/freeze.h"
 
 #include <errno.h>
-#include <inttypes.h>
-#include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -28,56 +25,12 @@
 #include "tracer/calls.h"
 #include "tracer/keepback.h"
 #include "tracer/procfs.h"
-#include "tracer/vfork.h"
+#include "tracer/tasks.h"
+#include "tracer/vforkwait.h"
 
 #define SEIZE_OPTIONS \
     (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD)
 #define VFORK_PATIENCE_NS 2000000000ll /* how long a vfork child may take to exec or exit */
-
-static struct proc *known_proc(const struct ckpt *c, pid_t pid)
-{
-    for (size_t i = 0; i < c->nprocs; i++)
-        if (c->procs[i]->pid == pid)
-            return c->procs[i];
-    return NULL;
-}
-
-static struct proc *add_proc(struct ckpt *c, pid_t pid)
-{
-    struct proc *p = known_proc(c, pid);
-
-    if (p)
-        return p;
-    struct proc **more = grow(c->procs, c->nprocs, &c->cap_procs, sizeof(*c->procs));
-    p = arena_alloc(c->arena, sizeof(*p));
-    if (!more || !p)
-        return NULL;
-    c->procs = more;
-    p->pid = pid;
-    p->pidfd = -1;
-    p->inj.ctl = p->inj.pidfd = -1;
-    p->mm_proc = p->files_proc = p;
-    return c->procs[c->nprocs++] = p;
-}
-
-static struct thread *find_thread(struct proc *p, pid_t tid)
-{
-    for (size_t i = 0; i < p->nthreads; i++)
-        if (p->threads[i].tid == tid)
-            return &p->threads[i];
-    return NULL;
-}
-
-static struct thread *add_thread(struct proc *p, pid_t tid)
-{
-    struct thread *t = grow(p->threads, p->nthreads, &p->cap_threads, sizeof(*t));
-
-    if (!t)
-        return NULL;
-    p->threads = t;
-    t[p->nthreads] = (struct thread){.tid = tid};
-    return &t[p->nthreads++];
-}
 
 /* Why a thread cannot be seized, in words that help. Returns 0 when it has only ended meanwhile. */
 static int explain_seize(pid_t pid, pid_t tid, int code, struct err *err)
@@ -152,10 +105,10 @@ static int seize_new(struct ckpt *c, struct proc *p, size_t *found, struct err *
     if (list_numbers(dir, &tids, &n, &gone) < 0)
         return 0; /* it has ended */
     for (size_t i = 0; i < n; i++) {
-        struct thread *t = known ? find_thread(p, tids[i]) : NULL;
+        struct thread *t = known ? tasks_find_thread(p, tids[i]) : NULL;
         if (t)
             continue;
-        t = add_thread(p, tids[i]);
+        t = tasks_add_thread(p, tids[i]);
         if (!t)
             return err_set(err, ENOMEM, "out of memory");
         if (seize(c, p, t, err) < 0)
@@ -191,10 +144,10 @@ static int take_newborn(struct ckpt *c, struct follow *f, struct proc *p, pid_t 
     tgid = tgid_of((pid_t)msg);
     if (!tgid)
         return 0;
-    q = tgid == p->pid ? p : add_proc(c, tgid);
-    t = q ? find_thread(q, (pid_t)msg) : NULL;
+    q = tgid == p->pid ? p : tasks_add_proc(c, tgid);
+    t = q ? tasks_find_thread(q, (pid_t)msg) : NULL;
     if (q && !t)
-        t = add_thread(q, (pid_t)msg);
+        t = tasks_add_thread(q, (pid_t)msg);
     if (!t)
         return err_set(err, ENOMEM, "out of memory");
     t->seized = true;
@@ -203,7 +156,7 @@ static int take_newborn(struct ckpt *c, struct follow *f, struct proc *p, pid_t 
     return 0;
 }
 
-static int on_stop(struct ckpt *c, struct follow *f, struct proc *p, struct thread *t, int status, struct err *err)
+int freeze_on_stop(struct ckpt *c, struct follow *f, struct proc *p, struct thread *t, int status, struct err *err)
 {
     pid_t tid = t->tid;
 
@@ -221,7 +174,7 @@ static int on_stop(struct ckpt *c, struct follow *f, struct proc *p, struct thre
     case PTRACE_EVENT_CLONE:
         if (take_newborn(c, f, p, tid, err) < 0)
             return -err->code;
-        again(find_thread(p, tid), 0);
+        again(tasks_find_thread(p, tid), 0);
         return 0;
     case PTRACE_EVENT_EXEC:
         for (size_t i = 0; i < p->nthreads; i++) /* the others are gone; the leader's tid is who lives */
@@ -243,40 +196,6 @@ static bool task_exists(pid_t pid, pid_t tid)
     struct err ignored;
 
     return read_task_stat(pid, tid, &s, &ignored) == 0 && s.state != 'Z' && s.state != 'X';
-}
-
-/* Is this thread the parent of a vfork(2) in progress? /proc/PID/task/TID/syscall tells while it sleeps. */
-static bool in_vfork(pid_t pid, pid_t tid)
-{
-    _cleanup_free_ char *text = NULL;
-    struct err ignored;
-    uint64_t a0, a1;
-    long nr;
-
-    if (read_proc(&text, NULL, &ignored, "%d/task/%d/syscall", pid, tid) < 0 ||
-        sscanf(text, "%ld %" SCNx64 " %" SCNx64, &nr, &a0, &a1) != 3)
-        return false;
-    if (nr == SYS_vfork || nr == SYS_clone3)
-        return true;
-    return nr == SYS_clone && (a0 & CLONE_VFORK);
-}
-
-/* Let the children of a parent that waits in vfork run, so that it can be stopped. */
-static void free_vfork_children(struct ckpt *c, pid_t pid)
-{
-    for (size_t i = 0; i < c->nprocs; i++) {
-        struct proc *p = c->procs[i];
-        struct proc_stat s;
-        struct err ignored;
-        if (read_stat(p->pid, &s, &ignored) < 0 || s.ppid != pid)
-            continue;
-        for (size_t k = 0; k < p->nthreads; k++)
-            if (p->threads[k].stopped &&
-                syscall(SYS_kcmp, pid, p->pid, 1 /* KCMP_VM */, 0, 0) == 0) {
-                p->threads[k].stopped = false;
-                ptrace(PTRACE_CONT, p->threads[k].tid, NULL, 0);
-            }
-    }
 }
 
 /* After a vfork child was let go it is stopped again as soon as its parent has been. */
@@ -313,7 +232,7 @@ static int poll_threads(struct ckpt *c, struct follow *f, size_t *left, bool *pr
             pid_t r = waitpid(t->tid, &status, __WALL | WNOHANG);
             if (r == t->tid) {
                 *progress = true;
-                if (on_stop(c, f, p, t, status, err) < 0)
+                if (freeze_on_stop(c, f, p, t, status, err) < 0)
                     return -err->code;
                 t = &p->threads[k];
             } else if (r < 0 && errno == ECHILD && !task_exists(p->pid, t->tid)) {
@@ -322,87 +241,6 @@ static int poll_threads(struct ckpt *c, struct follow *f, size_t *left, bool *pr
             *left += !t->stopped && !t->gone;
         }
     }
-    return 0;
-}
-
-/* Who waits in vfork(2) gets its child's help. Returns that process's pid, 0: nobody. */
-static pid_t help_vforks(struct ckpt *c)
-{
-    pid_t waiting = 0;
-
-    for (size_t i = 0; i < c->nprocs; i++) {
-        struct proc *p = c->procs[i];
-        for (size_t k = 0; k < p->nthreads; k++) {
-            struct thread *t = &p->threads[k];
-            if (t->seized && !t->stopped && !t->gone && in_vfork(p->pid, t->tid)) {
-                waiting = p->pid;
-                free_vfork_children(c, p->pid);
-            }
-        }
-    }
-    return waiting;
-}
-
-/* The thread of p that waits in vfork(2), if it is one, and the process that it waits for. */
-static struct thread *only_vfork(struct ckpt *c, struct proc *p, struct proc **child)
-{
-    struct thread *found = NULL;
-
-    *child = NULL;
-    for (size_t k = 0; k < p->nthreads; k++) {
-        struct thread *t = &p->threads[k];
-        if (!t->seized || t->stopped || t->gone || !in_vfork(p->pid, t->tid))
-            continue;
-        if (found)
-            return NULL;
-        found = t;
-    }
-    for (size_t i = 0; found && i < c->nprocs; i++) {
-        struct proc *q = c->procs[i];
-        struct proc_stat s;
-        struct err ignored;
-        if (q == p || read_stat(q->pid, &s, &ignored) < 0 || s.ppid != p->pid || s.state == 'Z' ||
-            syscall(SYS_kcmp, p->pid, q->pid, 1 /* KCMP_VM */, 0, 0) != 0)
-            continue;
-        if (*child || q->nthreads != 1)
-            return NULL;
-        *child = q;
-    }
-    return *child ? found : NULL;
-}
-
-/* The child was let run: stop it, and nothing else. */
-static int stop_child(struct ckpt *c, struct follow *f, struct proc *q, struct err *err)
-{
-    while (!q->threads[0].stopped && !q->threads[0].gone && q->nthreads == 1) {
-        int status = 0; /* it has ended, if it cannot be waited for */
-        ptrace(PTRACE_INTERRUPT, q->threads[0].tid, NULL, NULL);
-        if (pt_wait(q->threads[0].tid, &status, err) < 0 && WIFSTOPPED(status))
-            return -err->code;
-        if (on_stop(c, f, q, &q->threads[0], status, err) < 0)
-            return -err->code;
-    }
-    return 0;
-}
-
-/* Those whose children take too long. One at a time; 0 also when it has resolved itself meanwhile. */
-static int end_vfork(struct ckpt *c, struct follow *f, pid_t waiting, struct err *err)
-{
-    struct proc *p = known_proc(c, waiting), *q;
-    struct thread *t = p ? only_vfork(c, p, &q) : NULL, heir, *more;
-
-    if (!t)
-        return err_set(err, EBUSY, "process %d: waits in vfork(2) for a child that neither execs nor exits", waiting);
-    if (stop_child(c, f, q, err) < 0)
-        return -err->code;
-    if (q->nthreads != 1 || !q->threads[0].stopped || !in_vfork(p->pid, t->tid))
-        return 0;
-    if (vfork_release(t, &q->threads[0], &heir, err) < 0)
-        return err_wrap(err, "process %d: waits in vfork(2) for process %d", p->pid, q->pid);
-    more = add_thread(q, heir.tid);
-    if (!more)
-        return err_set(err, ENOMEM, "out of memory");
-    *more = heir;
     return 0;
 }
 
@@ -425,118 +263,12 @@ static int settle(struct ckpt *c, struct follow *f, struct err *err)
             continue;
         if (sigtimedwait(&chld, NULL, &(struct timespec){0, 1000000}) == SIGCHLD)
             continue;
-        pid_t waiting = help_vforks(c);
+        pid_t waiting = vfork_help(c);
         if (!waiting)
             catch_up(c);
-        else if (now_ns() - begin > VFORK_PATIENCE_NS && end_vfork(c, f, waiting, err) < 0)
+        else if (now_ns() - begin > VFORK_PATIENCE_NS && vfork_end(c, f, waiting, err) < 0)
             return -err->code;
     }
-}
-
-static void drop_gone(struct ckpt *c)
-{
-    size_t kept = 0;
-
-    for (size_t i = 0; i < c->nprocs; i++) {
-        struct proc *p = c->procs[i];
-        size_t n = 0;
-        for (size_t k = 0; k < p->nthreads; k++) {
-            if (!p->threads[k].gone)
-                p->threads[n++] = p->threads[k];
-            else if (p->threads[k].tid == p->pid)
-                p->leader_dead = true;
-        }
-        p->nthreads = n;
-        if (n)
-            c->procs[kept++] = p;
-        else
-            free(p->threads);
-    }
-    c->nprocs = kept;
-}
-
-static int by_pid(const void *a, const void *b)
-{
-    pid_t x = (*(struct proc *const *)a)->pid, y = (*(struct proc *const *)b)->pid;
-
-    return x < y ? -1 : x > y;
-}
-
-static int by_tid(const void *a, const void *b)
-{
-    pid_t x = ((const struct thread *)a)->tid, y = ((const struct thread *)b)->tid;
-
-    return x < y ? -1 : x > y;
-}
-
-#define PF_EXITING 0x4 /* include/linux/sched.h */
-#define DEATH_MS   10000
-
-/*
- * The record of a process's end is written a little before it is a zombie (do_exit() in kernel/exit.c): who has no
- * thread left by the records is given the time to become one, or it would be neither frozen nor a zombie.
- */
-static void await_deaths(const struct follow *f)
-{
-    size_t n;
-    const struct member *m = follow_members(f, &n);
-
-    for (size_t i = 0; i < n; i++) {
-        struct proc_stat s;
-        struct err ignored;
-        if (m[i].threads > 0 || read_stat(m[i].pid, &s, &ignored) < 0 || (s.state != 'Z' && !(s.flags & PF_EXITING)))
-            continue;
-        _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, m[i].pid, 0);
-        if (fd >= 0)
-            poll(&(struct pollfd){.fd = fd, .events = POLLIN}, 1, DEATH_MS);
-    }
-}
-
-/* Dead members that their parent has not waited for yet. */
-static int add_zombies(struct ckpt *c, struct follow *f, struct err *err)
-{
-    size_t n, alive = c->nprocs;
-    const struct member *m = follow_members(f, &n);
-
-    await_deaths(f);
-    for (size_t i = 0; i < n; i++) {
-        struct proc_stat s;
-        struct err ignored;
-        if (known_proc(c, m[i].pid) || read_stat(m[i].pid, &s, &ignored) < 0 || s.state != 'Z')
-            continue;
-        bool ours = false;
-        for (size_t k = 0; k < alive && !ours; k++)
-            ours = c->procs[k]->pid == s.ppid;
-        if (!ours)
-            continue;
-        struct proc *p = add_proc(c, m[i].pid);
-        if (!p)
-            return err_set(err, ENOMEM, "out of memory");
-        p->zombie = true;
-    }
-    return 0;
-}
-
-static int read_threads(struct ckpt *c, struct err *err)
-{
-    for (size_t i = 0; i < c->nprocs; i++) {
-        struct proc *p = c->procs[i];
-        if (p->nthreads)
-            qsort(p->threads, p->nthreads, sizeof(*p->threads), by_tid);
-        for (size_t k = 0; k < p->nthreads; k++) { /* the leader first */
-            if (p->threads[k].tid == p->pid && k) {
-                struct thread t = p->threads[k];
-                memmove(&p->threads[1], &p->threads[0], k * sizeof(t));
-                p->threads[0] = t;
-            }
-        }
-        for (size_t k = 0; k < p->nthreads; k++) {
-            struct thread *t = &p->threads[k];
-            if (pt_get_regs(t->tid, &t->regs, err) < 0 || pt_get_sigmask(t->tid, &t->sigmask, err) < 0)
-                return err_wrap(err, "process %d", p->pid);
-        }
-    }
-    return 0;
 }
 
 static int freeze_all(struct ckpt *c, struct follow *f, struct err *err)
@@ -550,7 +282,7 @@ static int freeze_all(struct ckpt *c, struct follow *f, struct err *err)
         for (size_t i = 0; i < n; i++) {
             if (m[i].threads <= 0)
                 continue;
-            struct proc *p = add_proc(c, m[i].pid);
+            struct proc *p = tasks_add_proc(c, m[i].pid);
             if (!p)
                 return err_set(err, ENOMEM, "out of memory");
             p->is_root = m[i].is_root;
@@ -569,15 +301,14 @@ int freeze(struct ckpt *c, struct follow *f, struct err *err)
         thaw(c);
         return -err->code;
     }
-    drop_gone(c);
+    tasks_drop_gone(c);
     for (size_t i = 0; i < c->nprocs; i++)
         follow_correct(f, c->procs[i]->pid, (int)c->procs[i]->nthreads);
-    if (add_zombies(c, f, err) < 0 || read_threads(c, err) < 0) {
+    if (tasks_add_zombies(c, f, err) < 0 || tasks_read_registers(c, err) < 0) {
         thaw(c);
         return -err->code;
     }
-    if (c->nprocs)
-        qsort(c->procs, c->nprocs, sizeof(*c->procs), by_pid);
+    tasks_sort(c);
     log_trace("frozen: %zu processes", c->nprocs);
     return 0;
 }
@@ -587,7 +318,7 @@ int freeze_process(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
     size_t found = 1;
 
     while (found) {
-        struct proc *p = add_proc(c, pid);
+        struct proc *p = tasks_add_proc(c, pid);
         found = 0;
         if (!p)
             return err_set(err, ENOMEM, "out of memory");
@@ -612,7 +343,7 @@ static pid_t willing_thread(pid_t pid)
         return 0;
     for (size_t i = 0; i < n; i++) {
         struct proc_stat s;
-        if (read_task_stat(pid, tids[i], &s, &ignored) == 0 && strchr("RSTt", s.state) && !in_vfork(pid, tids[i]))
+        if (read_task_stat(pid, tids[i], &s, &ignored) == 0 && strchr("RSTt", s.state) && !is_in_vfork(pid, tids[i]))
             return tids[i];
     }
     return 0;
@@ -621,8 +352,8 @@ static pid_t willing_thread(pid_t pid)
 int freeze_thread(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
 {
     pid_t tid = willing_thread(pid);
-    struct proc *p = tid ? add_proc(c, pid) : NULL;
-    struct thread *t = p ? add_thread(p, tid) : NULL;
+    struct proc *p = tid ? tasks_add_proc(c, pid) : NULL;
+    struct thread *t = p ? tasks_add_thread(p, tid) : NULL;
 
     if (!tid)
         return err_set(err, ESRCH, "process %d: none of its threads can be stopped now", pid);
@@ -632,10 +363,10 @@ int freeze_thread(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
         thaw(c);
         return -err->code;
     }
-    drop_gone(c);
+    tasks_drop_gone(c);
     if (!c->nprocs || c->procs[0] != p)
         err_set(err, ESRCH, "process %d: the thread that was stopped has ended", pid);
-    else if (read_threads(c, err) == 0)
+    else if (tasks_read_registers(c, err) == 0)
         return 0;
     thaw(c);
     return -err->code;

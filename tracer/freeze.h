@@ -24,6 +24,9 @@ int freeze_process(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
  */
 int freeze_thread(struct ckpt *c, struct follow *f, pid_t pid, struct err *err);
 
+/* A wait(2) status of a seized thread: notes what it says and lets it go on if it is not the stop that was asked for. */
+int freeze_on_stop(struct ckpt *c, struct follow *f, struct proc *p, struct thread *t, int status, struct err *err);
+
 /* Let everyone go. Never fails: who is dead by now is dead. */
 void thaw(struct ckpt *c);
 
