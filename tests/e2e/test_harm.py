@@ -101,6 +101,19 @@ def test_killed_command(lab):
     lab.wait_gone()
 
 
+def held(lab, process):
+    """Stopped, so that it stays what it is: the driver of a restart becomes the tracer. None: it has ended."""
+    harness.kill_process(process, signal.SIGSTOP)
+
+    def stopped_or_gone():
+        now = harness.read_process(process.pid)
+        return now is None or now.start != process.start or not now.alive or now.state in "tT"
+
+    lab.wait_until("it stops", stopped_or_gone)
+    now = harness.read_process(process.pid)
+    return now if now and now.start == process.start and now.alive else None
+
+
 @users
 @pytest.mark.parametrize("round_", range(2 * ROUNDS))
 def test_killed_restart(lab, round_):
@@ -117,7 +130,7 @@ def test_killed_restart(lab, round_):
     lab.restart()
     time.sleep(random.uniform(0, 1.2 * took))
     victims = [p for p in harness.descendants() if p.comm.startswith("dmtcp_") and p.comm != "dmtcp_coordinat"]
-    victim = random.choice(victims) if victims else None
+    victim = held(lab, random.choice(victims)) if victims else None
     if victim:
         harness.kill_process(victim)
 
