@@ -38,7 +38,6 @@ class Real:
     prepare: Callable
     result: Callable = lambda lab: lab.tail("stdout", 1 << 30)
     at_once: bool = False
-    users: tuple = ("root",)
     first: float = 0.2  # seconds until the first checkpoint, at least
     most: float = 0.4  # seconds between checkpoints, at most
     large: bool = False  # only with DMTCP_TEST_ALL=1 (run-tests.sh --all)
@@ -181,8 +180,8 @@ def lammps_result(lab):
 
 
 PROGRAMS = [
-    Real("bash", ("bash",), script("shell.sh", ["bash"], "130"), users=("root", "user")),
-    Real("python", ("python3",), script("work.py", ["python3"], "60"), users=("root", "user")),
+    Real("bash", ("bash",), script("shell.sh", ["bash"], "130")),
+    Real("python", ("python3",), script("work.py", ["python3"], "60")),
     Real("perl", ("perl",), script("work.pl", ["perl"], "90")),
     Real("make", ("make", "gcc"), make_project, made, at_once=True),
     Real("tar", ("tar", "xz", "sha256sum"), tar_pipeline),
@@ -192,7 +191,7 @@ PROGRAMS = [
     Real("musl", ("musl-gcc",), musl_binary),
     Real("java", ("java", "javac"), java_class, first=0.5),
     Real("sqlite", ("sqlite3",), lambda lab: sqlite(lab, "delete"), at_once=True),
-    Real("lammps", ("lmp",), lammps, lammps_result, users=("root", "user"), first=0.5, large=True),
+    Real("lammps", ("lmp",), lammps, lammps_result, first=0.5, large=True),
     Real("sqlite-wal", ("sqlite3",), lambda lab: sqlite(lab, "wal"), at_once=True),
 ]
 
@@ -228,7 +227,7 @@ def cases():
     for real in PROGRAMS:
         if real.large and not os.environ.get("DMTCP_TEST_ALL"):
             continue
-        for user in real.users:
+        for user in ("root", "user"):
             if user in known:
                 yield pytest.param(real, user, id=f"{real.name}-{user}")
 
