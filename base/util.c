@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #define FILE_LIMIT (256u << 20)
 
@@ -155,6 +156,19 @@ bool sync_wanted(void)
 int sync_fd(int fd)
 {
     return sync_wanted() ? fsync(fd) : 0;
+}
+
+int64_t monotonic_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
+}
+
+int64_t monotonic_ms(void)
+{
+    return monotonic_ns() / 1000000;
 }
 
 int64_t birth_time(int dirfd, const char *path, int flags)

@@ -44,6 +44,10 @@ int write_full(int fd, const void *buf, size_t len);
 int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);
 
+/* CLOCK_MONOTONIC. */
+int64_t monotonic_ns(void);
+int64_t monotonic_ms(void);
+
 /* When a file was made, ns since the epoch (statx(2), with its flags); 0: not known. */
 int64_t birth_time(int dirfd, const char *path, int flags);
 

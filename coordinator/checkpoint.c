@@ -82,7 +82,7 @@ static void start(struct server *s)
     c->generation = s->generation + 1;
     clock_gettime(CLOCK_REALTIME, &now);
     c->time_us = now.tv_sec * 1000000ll + now.tv_nsec / 1000;
-    c->started_ns = server_now_ns();
+    c->started_ns = monotonic_ns();
     c->bytes = c->frozen_ns = 0;
     c->waiting = 0;
     c->state = CK_PHASE;

@@ -9,7 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 
 #include "base/util.h"
 #include "coordinator/client_internal.h"
@@ -74,17 +73,9 @@ void coord_msg_free(Wire__Msg *msg)
         wire__msg__free_unpacked(msg, NULL);
 }
 
-int64_t coord_now_ms(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
-}
-
 int64_t coord_deadline(int timeout_ms)
 {
-    return timeout_ms < 0 ? -1 : coord_now_ms() + timeout_ms;
+    return timeout_ms < 0 ? -1 : monotonic_ms() + timeout_ms;
 }
 
 /* All waiting output, blocking. */
@@ -183,7 +174,7 @@ int coord_poll(struct coord *c, int64_t deadline_ms, struct err *err)
     int r;
 
     do {
-        int64_t left = deadline_ms < 0 ? -1 : deadline_ms - coord_now_ms();
+        int64_t left = deadline_ms < 0 ? -1 : deadline_ms - monotonic_ms();
         if (deadline_ms >= 0 && left < 0)
             left = 0;
         r = poll(&p, 1, (int)left);

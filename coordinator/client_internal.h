@@ -25,9 +25,8 @@ int coord_handshake(struct coord *c, int timeout_ms, struct err *err);
 /* Receive what is there (without waiting) and parse it into the queue. -ENODATA: end of file. */
 int coord_pull(struct coord *c, struct err *err);
 
-/* Wait for input until deadline_ms of coord_now_ms(), or -1. */
+/* Wait for input until deadline_ms of monotonic_ms(), or -1. */
 int coord_poll(struct coord *c, int64_t deadline_ms, struct err *err);
-int64_t coord_now_ms(void);
 int64_t coord_deadline(int timeout_ms);
 
 /* Is m the answer to seq? */

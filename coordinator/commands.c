@@ -192,7 +192,7 @@ void quit(struct server *s, const struct ask *ask, int kill)
         s->done = 1;
         return;
     }
-    s->quit_at = server_now_ms() + QUIT_MS;
+    s->quit_at = monotonic_ms() + QUIT_MS;
     s->quitting = 1;
     run_kill(s, ask, finish_quit);
 }

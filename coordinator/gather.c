@@ -64,7 +64,7 @@ static int on_answer(struct server *s, struct peer *from, Wire__Msg *msg, void *
     if (msg && (msg->body_case == WIRE__MSG__BODY_TEXT || msg->body_case == WIRE__MSG__BODY_PROGRESS)) {
         if (!g->finish)
             return 0;
-        g->deadline = server_now_ms() + g->timeout;
+        g->deadline = monotonic_ms() + g->timeout;
         answer(s, &g->ask, msg); /* passed on as it is */
         return 0;
     }
@@ -91,7 +91,7 @@ void gather(struct server *s, const struct ask *ask, Wire__Msg *msg, struct peer
     g->finish = finish;
     g->waiting = 1;
     g->timeout = timeout;
-    g->deadline = server_now_ms() + timeout;
+    g->deadline = monotonic_ms() + timeout;
     g->next = s->gathers;
     s->gathers = g;
     for (struct peer *p = s->peers; p; p = p->next)

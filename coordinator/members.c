@@ -130,7 +130,7 @@ static void next_starter(struct server *s, const Wire__Host *host, uint32_t uid)
         return;
     ask = (struct ask){next->id, next->hello->seq, 0};
     next->starting++;
-    next->deadline = server_now_ms() + START_MS;
+    next->deadline = monotonic_ms() + START_MS;
     msg.body_case = WIRE__MSG__BODY_START_TRACER;
     msg.start_tracer = &start;
     answer(s, &ask, &msg);

@@ -62,7 +62,7 @@ static void over(struct server *s)
 {
     checkpoint_reset(s);
     if (s->interval)
-        s->interval_at = server_now_ms() + s->interval * 1000LL;
+        s->interval_at = monotonic_ms() + s->interval * 1000LL;
     status_file_write(s);
     launchers_resume(s);
     deferred_run(s);
@@ -170,7 +170,7 @@ static void note_numbers(struct server *s)
     s->last_time = c->time_us / 1000000;
     s->last_bytes = c->bytes;
     s->last_frozen_ns = c->frozen_ns;
-    s->last_ns = (uint64_t)(server_now_ns() - c->started_ns);
+    s->last_ns = (uint64_t)(monotonic_ns() - c->started_ns);
     s->last_error[0] = '\0';
     log_note("checkpoint %u complete: %llu bytes in %.3f s", c->generation, (unsigned long long)c->bytes,
              (double)s->last_ns / 1e9);

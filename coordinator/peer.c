@@ -62,7 +62,7 @@ static struct peer *peer_new(struct server *s, int fd)
     p->id = s->next_peer_id++;
     p->role = ROLE_NEW;
     p->next_seq = 1;
-    p->deadline = server_now_ms() + HANDSHAKE_MS;
+    p->deadline = monotonic_ms() + HANDSHAKE_MS;
     p->next = s->peers;
     s->peers = p;
     s->n_new++;

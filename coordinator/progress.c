@@ -3,17 +3,9 @@
 #include "coordinator/progress.h"
 
 #include <stdio.h>
-#include <time.h>
 
+#include "base/util.h"
 #include "coordinator/show.h"
-
-static int64_t now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000LL + t.tv_nsec / 1000000;
-}
 
 void progress_show(struct progress *p, const Wire__Progress *now)
 {
@@ -23,10 +15,10 @@ void progress_show(struct progress *p, const Wire__Progress *now)
     if (!p->active)
         return;
     if (!p->started_ms) {
-        p->started_ms = now_ms();
+        p->started_ms = monotonic_ms();
         p->start_bytes = now->bytes;
     }
-    ms = now_ms() - p->started_ms;
+    ms = monotonic_ms() - p->started_ms;
     fprintf(stderr, "\r\033[K%s: ", phase_name(now->phase));
     if (now->processes_total)
         fprintf(stderr, "%u/%u processes, ", now->processes, now->processes_total);

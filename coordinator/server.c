@@ -17,25 +17,11 @@
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/util.h"
 
 #define DAY_MS 86400000
-
-int64_t server_now_ns(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000000000LL + now.tv_nsec;
-}
-
-int64_t server_now_ms(void)
-{
-    return server_now_ns() / 1000000;
-}
 
 static int watch(struct server *s, int fd, void *tag)
 {
@@ -80,7 +66,7 @@ static int own_host(struct server *s, struct err *err)
 int server_init(struct server *s, const struct server_config *config, const unsigned char *key,
                 struct err *err)
 {
-    int64_t now = server_now_ms();
+    int64_t now = monotonic_ms();
 
     memset(s, 0, sizeof(*s));
     s->config = *config;
@@ -196,7 +182,7 @@ static void peer_deadlines(struct server *s, int64_t now)
 static void deadlines(struct server *s)
 {
     const struct ask nobody = {0};
-    int64_t now = server_now_ms();
+    int64_t now = monotonic_ms();
 
     peer_deadlines(s, now);
     gathers_expire(s, now);
@@ -218,7 +204,7 @@ static void deadlines(struct server *s)
 /* After each round: has the last one gone? */
 static void check_last(struct server *s)
 {
-    int64_t now = server_now_ms();
+    int64_t now = monotonic_ms();
     size_t members = peers_count(s, ROLE_MEMBER);
 
     if (members)
@@ -253,7 +239,7 @@ static void one_event(struct server *s, const struct epoll_event *e)
 int server_round(struct server *s, int may_wait, struct err *err)
 {
     struct epoll_event events[64];
-    int64_t at = next_deadline(s), now = server_now_ms();
+    int64_t at = next_deadline(s), now = monotonic_ms();
     int timeout = !may_wait || (at && at <= now) ? 0
                   : !at                          ? -1
                   : at - now > DAY_MS            ? DAY_MS

@@ -196,8 +196,6 @@ int server_round(struct server *s, int may_wait,
 int server_run(struct server *s, struct err *err); /* until done */
 void server_free(struct server *s);
 void server_stop_listening(struct server *s);
-int64_t server_now_ms(void);
-int64_t server_now_ns(void);
 
 /* peer.c */
 void peer_accept(struct server *s);

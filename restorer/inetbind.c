@@ -11,7 +11,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -24,21 +23,13 @@
 #define NOTE_MS     2000
 #define STEP_MS     50
 
-static int64_t now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000ll + t.tv_nsec / 1000000;
-}
-
 /*
  * Something keeps us from the port. Remove it, or wait a little. 0: try again; -errno: it is no use. alone: only
  * remains may be there; otherwise connections of our own can be, too.
  */
 static int get_over(const struct inet_end *e, int64_t since, bool *cleared, bool alone, struct err *err)
 {
-    int64_t waited = now_ms() - since;
+    int64_t waited = monotonic_ms() - since;
     bool used = false;
     char text[64];
 
@@ -72,7 +63,7 @@ int inet_bind_error(const struct inet_end *e, int error, struct err *err)
 
 int inet_bind(int fd, const union address *a, socklen_t len, struct err *err)
 {
-    int64_t since = now_ms();
+    int64_t since = monotonic_ms();
     struct inet_end e;
     bool cleared = false;
 
@@ -172,7 +163,7 @@ int inet_connect(int fd, const ProtobufCBinaryData *local, const ProtobufCBinary
 {
     union address from, to;
     socklen_t from_len = inet_address(local, &from), to_len = inet_address(remote, &to);
-    int64_t since = now_ms();
+    int64_t since = monotonic_ms();
     bool cleared = false, chosen = false;
     struct inet_end e, r;
     char text[64];

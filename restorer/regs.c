@@ -73,14 +73,6 @@ static bool call_again(const Thread *t, struct user_regs_struct *regs, uint64_t 
     }
 }
 
-static int64_t monotonic_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
 static int next_stop(pid_t tid, enum __ptrace_request how, struct err *err)
 {
     int status;

@@ -9,7 +9,6 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -44,17 +43,9 @@ static void tell_window(int fd)
         return;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
-}
-
 static int put(int from, int to, const uint8_t *data, size_t n, int flags, struct err *err)
 {
-    int64_t until = now_ms() + PATIENCE_MS;
+    int64_t until = monotonic_ms() + PATIENCE_MS;
 
     while (n) {
         ssize_t k = send(from, data, n, flags | MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -66,7 +57,7 @@ static int put(int from, int to, const uint8_t *data, size_t n, int flags, struc
         if (errno != EAGAIN)
             return err_errno(err, "sending what waits in it");
         tell_window(to);
-        if (poll(&(struct pollfd){.fd = from, .events = POLLOUT}, 1, 1) == 0 && now_ms() > until)
+        if (poll(&(struct pollfd){.fd = from, .events = POLLOUT}, 1, 1) == 0 && monotonic_ms() > until)
             return err_set(err, ENOBUFS, "%zu bytes of what waits in it do not fit into a new socket: "
                                          "net.core.rmem_max or net.ipv4.tcp_rmem is smaller than where the program ran", n);
     }
@@ -104,7 +95,7 @@ static bool is_full(int from)
  */
 static int delivered(int from, int to, int64_t before, bool may_stay, struct err *err)
 {
-    for (int64_t until = now_ms() + PATIENCE_MS; now_ms() < until;) {
+    for (int64_t until = monotonic_ms() + PATIENCE_MS; monotonic_ms() < until;) {
         int64_t now = 0;
         if (under_way(from, to, &now, err) < 0)
             return -err->code;

@@ -78,14 +78,6 @@ static int64_t last_ran_ns(pid_t pid, pid_t tid)
     return (int64_t)(ms * 1e6);
 }
 
-static int64_t monotonic_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
 /*
  * The scheduler's clock is each CPU's own (it leaves out stolen and interrupt time). What it shows for us while we
  * run on that CPU, next to CLOCK_MONOTONIC, tells how far apart the two are there.

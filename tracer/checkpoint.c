@@ -2,7 +2,6 @@
 #include "tracer/checkpoint.h"
 
 #include <errno.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/util.h"
@@ -10,14 +9,6 @@
 #include "tracer/freeze.h"
 #include "tracer/snapshot.h"
 #include "tracer/sysv.h"
-
-static int64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
 
 int checkpoint_freeze(struct checkpoint *k, struct follow *f, const struct ckpt_options *o, struct err *err)
 {
@@ -29,7 +20,7 @@ int checkpoint_freeze(struct checkpoint *k, struct follow *f, const struct ckpt_
     k->c.arena = arena_new();
     if (!k->c.arena)
         return err_set(err, ENOMEM, "out of memory");
-    k->frozen_at = now_ns();
+    k->frozen_at = monotonic_ns();
     if (freeze(&k->c, f, err) < 0)
         return -err->code;
     k->running = false;
@@ -146,7 +137,7 @@ void checkpoint_resume(struct checkpoint *k)
             log_warn("%s", err.msg);
     thaw(&k->c);
     k->running = true;
-    k->thawed_at = now_ns();
+    k->thawed_at = monotonic_ns();
     log_trace("resumed");
 }
 

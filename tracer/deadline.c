@@ -2,17 +2,8 @@
 #include "tracer/deadline.h"
 
 #include <string.h>
-#include <time.h>
 
 #include "base/util.h"
-
-static int64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
 
 static void where(uint64_t to[6], const struct user_regs_struct *r)
 {
@@ -22,7 +13,7 @@ static void where(uint64_t to[6], const struct user_regs_struct *r)
 /* One of the same thread, or one that is over, makes room. */
 static struct deadline *place(struct deadlines *d, pid_t tid)
 {
-    int64_t now = now_ns();
+    int64_t now = monotonic_ns();
 
     for (size_t i = 0; i < d->n; i++)
         if (d->list[i].tid == tid)
@@ -49,7 +40,7 @@ void deadline_note(struct deadlines *d, pid_t tid, long nr, const struct user_re
 {
     struct deadline one = {.tid = tid, .nr = (uint32_t)nr};
 
-    if (ns < 0 || nr < 0 || __builtin_add_overflow(now_ns(), ns, &one.at_ns))
+    if (ns < 0 || nr < 0 || __builtin_add_overflow(monotonic_ns(), ns, &one.at_ns))
         return;
     where(one.where, r);
     deadline_add(d, &one);
@@ -65,7 +56,7 @@ bool deadline_find(const struct deadlines *d, pid_t tid, const struct user_regs_
         if (one->tid != tid || memcmp(one->where, here, sizeof(here)) != 0)
             continue;
         *nr = one->nr;
-        *ns = one->at_ns - now_ns();
+        *ns = one->at_ns - monotonic_ns();
         return *ns >= 0;
     }
     return false;

@@ -209,14 +209,6 @@ static void catch_up(struct ckpt *c)
         }
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
 /* One look at every thread that has still to stop; *left counts those that have not. */
 static int poll_threads(struct ckpt *c, struct follow *f, size_t *left, bool *progress, struct err *err)
 {
@@ -247,7 +239,7 @@ static int poll_threads(struct ckpt *c, struct follow *f, size_t *left, bool *pr
 /* Wait until every seized thread has stopped or ended. SIGCHLD wakes us; it is blocked and only waited for. */
 static int settle(struct ckpt *c, struct follow *f, struct err *err)
 {
-    int64_t begin = now_ns();
+    int64_t begin = monotonic_ns();
     sigset_t chld;
 
     sigemptyset(&chld);
@@ -266,7 +258,7 @@ static int settle(struct ckpt *c, struct follow *f, struct err *err)
         pid_t waiting = vfork_help(c);
         if (!waiting)
             catch_up(c);
-        else if (now_ns() - begin > VFORK_PATIENCE_NS && vfork_end(c, f, waiting, err) < 0)
+        else if (monotonic_ns() - begin > VFORK_PATIENCE_NS && vfork_end(c, f, waiting, err) < 0)
             return -err->code;
     }
 }

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <sys/ioctl.h>
 #include <sys/ptrace.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/util.h"
@@ -35,14 +34,6 @@ int keepback_add_end(struct keepback *k, int fd, struct err *err)
     return 0;
 }
 
-static int64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
 bool keepback_add_thread(struct keepback *k, const struct thread *t)
 {
     struct kept_thread *more = grow(k->thread, k->nthreads, &k->cap_threads, sizeof(*more));
@@ -50,7 +41,7 @@ bool keepback_add_thread(struct keepback *k, const struct thread *t)
     if (!more)
         return false;
     k->thread = more;
-    more[k->nthreads++] = (struct kept_thread){t->tid, t->call_nr, t->call_since_ns, now_ns()};
+    more[k->nthreads++] = (struct kept_thread){t->tid, t->call_nr, t->call_since_ns, monotonic_ns()};
     return true;
 }
 
@@ -61,7 +52,7 @@ bool keepback_find(const struct keepback *k, struct thread *t)
         if (kept->tid != t->tid)
             continue;
         t->call_nr = kept->call_nr;
-        t->call_since_ns = kept->call_since_ns < 0 ? -1 : kept->call_since_ns + now_ns() - kept->at_ns;
+        t->call_since_ns = kept->call_since_ns < 0 ? -1 : kept->call_since_ns + monotonic_ns() - kept->at_ns;
         return true;
     }
     return false;

@@ -4,7 +4,6 @@
 #include <poll.h>
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 #include <xxhash.h>
 
 #include "base/log.h"
@@ -15,20 +14,12 @@
 #define SOLO_TRIES 40 /* with waits of 0, 1, 2… ms between them */
 #define KEEPBACK_TRIES  10
 
-static int64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000000000ll + ts.tv_nsec;
-}
-
 /* Called by worker threads; the one that wins the exchange sends. */
 static void on_progress(void *arg, uint64_t bytes)
 {
     struct tracer *t = arg;
     uint64_t done = __atomic_add_fetch(&t->bytes_done, bytes, __ATOMIC_RELAXED);
-    int64_t now = now_ns(), last = __atomic_load_n(&t->progress_at, __ATOMIC_RELAXED);
+    int64_t now = monotonic_ns(), last = __atomic_load_n(&t->progress_at, __ATOMIC_RELAXED);
     Wire__Msg m = WIRE__MSG__INIT;
     Wire__Progress p = WIRE__PROGRESS__INIT;
     struct err ignored;
@@ -55,7 +46,7 @@ static int write_phase(struct tracer *t, const Wire__Msg *msg, struct err *err)
 
     t->bytes_done = t->bytes_total = 0;
     t->progress_for = msg->phase->want_progress ? msg : NULL;
-    t->progress_at = now_ns();
+    t->progress_at = monotonic_ns();
     r = checkpoint_write(&t->checkpoint, &id, go_on ? t->follow : NULL, on_progress, t, err);
     if (r == 0 && go_on)
         checkpoint_resume(&t->checkpoint);

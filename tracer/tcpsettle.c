@@ -20,7 +20,6 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/sockbuf.h"
@@ -333,22 +332,14 @@ static bool anyone_again(const struct job *jobs, size_t n)
     return false;
 }
 
-static int64_t now_ms(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return ts.tv_sec * 1000ll + ts.tv_nsec / 1000000;
-}
-
 static int run(struct ckpt *c, struct job *jobs, size_t n, struct err *err)
 {
-    int64_t begin = now_ms();
+    int64_t begin = monotonic_ms();
     size_t left = 0;
 
     for (size_t i = 0; i < n; i++)
         left += !jobs[i].done;
-    for (int round = 0; left && now_ms() - begin < PATIENCE_MS; round++) {
+    for (int round = 0; left && monotonic_ms() - begin < PATIENCE_MS; round++) {
         if (one_round(c, jobs, n, round, &left, err) < 0)
             return -err->code;
         if (left && anyone_again(jobs, n)) {

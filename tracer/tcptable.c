@@ -154,13 +154,11 @@ struct waiting {
 static int64_t born(const struct inet_entry *e)
 {
     struct inet_entry now = *e;
-    struct timespec t;
     struct err err;
 
     if (inet_again(&now, &err) < 0)
         now = *e;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000ll + t.tv_nsec / 1000000 - now.age_ms;
+    return monotonic_ms() - now.age_ms;
 }
 
 /* Of the same age: as the clients were made. */
