@@ -3,13 +3,8 @@
 
 #include <limits.h>
 #include <stdlib.h>
-#include <sys/socket.h>
 
 #include "base/util.h"
-
-#ifndef SO_BUF_LOCK
-#define SO_BUF_LOCK 72
-#endif
 
 static int get(int fd, int option)
 {
@@ -17,6 +12,16 @@ static int get(int fd, int option)
     socklen_t n = sizeof(v);
 
     return getsockopt(fd, SOL_SOCKET, option, &v, &n) < 0 ? 0 : v;
+}
+
+int sockbuf_set(int fd, int option, uint32_t size)
+{
+    int half = (int)(size / 2); /* the kernel doubles what it is asked for */
+    int force = option == SO_SNDBUF ? SO_SNDBUFFORCE : SO_RCVBUFFORCE;
+
+    if (setsockopt(fd, SOL_SOCKET, force, &half, sizeof(half)) == 0)
+        return 0;
+    return setsockopt(fd, SOL_SOCKET, option, &half, sizeof(half));
 }
 
 static int rmem_max(void)
@@ -43,7 +48,7 @@ static void by_low_water(int fd)
 int sockbuf_widen_receive(int fd, int want)
 {
     if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &want, sizeof(want)) < 0) {
-        if (rmem_max() * 2ll > get(fd, SO_RCVBUF)) /* the kernel doubles what it is asked for */
+        if (rmem_max() * 2ll > get(fd, SO_RCVBUF))
             setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &want, sizeof(want));
         by_low_water(fd);
     }

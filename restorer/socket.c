@@ -14,9 +14,6 @@
 #include "base/sockbuf.h"
 #include "base/util.h"
 
-#ifndef SO_BUF_LOCK
-#define SO_BUF_LOCK 72
-#endif
 #define LOCK_SNDBUF 1 /* linux/socket.h: SOCK_SNDBUF_LOCK, SOCK_RCVBUF_LOCK */
 #define LOCK_RCVBUF 2
 
@@ -118,16 +115,14 @@ static int set_filter(int fd, const Socket *m, struct err *err)
     return 0;
 }
 
-/* The kernel doubles what it is given. FORCE goes beyond the system's limit, for who may. */
-static int set_buffer(int fd, int option, int force, uint32_t want, struct err *err)
+static int set_buffer(int fd, int option, uint32_t want, struct err *err)
 {
-    int half = (int)(want / 2), now = 0;
+    int now = 0;
     socklen_t n = sizeof(now);
 
     if (getsockopt(fd, SOL_SOCKET, option, &now, &n) == 0 && (uint32_t)now == want)
         return 0;
-    if (setsockopt(fd, SOL_SOCKET, force, &half, sizeof(half)) < 0 &&
-        setsockopt(fd, SOL_SOCKET, option, &half, sizeof(half)) < 0)
+    if (sockbuf_set(fd, option, want) < 0)
         return err_errno(err, "a socket buffer of %u bytes", want);
     return 0;
 }
@@ -137,10 +132,10 @@ static int set_buffers(int fd, const Socket *m, struct err *err)
     int lock = (int)(m->buf_lock & (LOCK_SNDBUF | LOCK_RCVBUF));
 
     if ((lock & LOCK_SNDBUF || m->family == AF_UNIX) &&
-        set_buffer(fd, SO_SNDBUF, SO_SNDBUFFORCE, m->sndbuf, err) < 0)
+        set_buffer(fd, SO_SNDBUF, m->sndbuf, err) < 0)
         return -err->code;
     if ((lock & LOCK_RCVBUF || m->family == AF_UNIX) &&
-        set_buffer(fd, SO_RCVBUF, SO_RCVBUFFORCE, m->rcvbuf, err) < 0)
+        set_buffer(fd, SO_RCVBUF, m->rcvbuf, err) < 0)
         return -err->code;
     setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, sizeof(lock)); /* since Linux 5.14; of no effect before */
     return 0;
@@ -191,11 +186,9 @@ void socket_widen(int fd, int option)
 
 void socket_narrow(int fd, const Socket *m)
 {
-    int snd = (int)(m->sndbuf / 2), rcv = (int)(m->rcvbuf / 2), lock = (int)m->buf_lock;
+    int lock = (int)m->buf_lock;
 
-    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &snd, sizeof(snd)) < 0)
-        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &snd, sizeof(snd));
-    if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &rcv, sizeof(rcv)) < 0)
-        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &rcv, sizeof(rcv));
+    sockbuf_set(fd, SO_SNDBUF, m->sndbuf);
+    sockbuf_set(fd, SO_RCVBUF, m->rcvbuf);
     setsockopt(fd, SOL_SOCKET, SO_BUF_LOCK, &lock, sizeof(lock));
 }

@@ -7,11 +7,8 @@
 #include <linux/filter.h>
 #include <string.h>
 
+#include "base/sockbuf.h"
 #include "base/util.h"
-
-#ifndef SO_BUF_LOCK
-#define SO_BUF_LOCK 72
-#endif
 
 struct sockets *sockets_of(struct ckpt *c, struct err *err)
 {

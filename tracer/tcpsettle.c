@@ -27,9 +27,6 @@
 #include "tracer/inet.h"
 #include "tracer/keepback.h"
 
-#ifndef SO_BUF_LOCK
-#define SO_BUF_LOCK 72
-#endif
 #define PATIENCE_MS 5000
 #define WAIT_MS     20  /* a stream that goes over does so in less */
 #define BATCH       512u /* connections whose descriptors are open at a time */
@@ -44,11 +41,8 @@ struct end {
 
 static void narrow(struct end *e)
 {
-    int half = e->rcvbuf / 2;
-
     if (e->rcvbuf) {
-        if (setsockopt(e->fd, SOL_SOCKET, SO_RCVBUFFORCE, &half, sizeof(half)) < 0)
-            setsockopt(e->fd, SOL_SOCKET, SO_RCVBUF, &half, sizeof(half));
+        sockbuf_set(e->fd, SO_RCVBUF, (uint32_t)e->rcvbuf);
         setsockopt(e->fd, SOL_SOCKET, SO_BUF_LOCK, &e->lock, sizeof(e->lock));
     }
     e->rcvbuf = 0;
