@@ -80,6 +80,22 @@ void checkpoint_failed(struct server *s)
     over(s);
 }
 
+/* One more is waited for meanwhile: answers may come at once when a peer is gone, before all have been asked. */
+static void ask_members(struct server *s, Wire__Msg *msg, answer_fn fn)
+{
+    struct checkpoint *c = &s->ck;
+
+    c->waiting++;
+    for (size_t i = 0; i < c->n_members; i++) {
+        struct peer *p = peer_by_id(s, c->member[i].peer);
+        if (!p)
+            continue;
+        c->waiting++;
+        peer_request(s, p, msg, fn, NULL);
+    }
+    c->waiting--;
+}
+
 static int on_aborted(struct server *s, struct peer *from, Wire__Msg *msg, void *arg)
 {
     (void)from, (void)msg,
@@ -102,13 +118,7 @@ void checkpoint_abort(struct server *s)
     abort_msg.reason = c->failure.msg;
     msg.body_case = WIRE__MSG__BODY_ABORT;
     msg.abort = &abort_msg;
-    for (size_t i = 0; i < c->n_members; i++) {
-        struct peer *p = peer_by_id(s, c->member[i].peer);
-        if (!p)
-            continue;
-        c->waiting++;
-        peer_request(s, p, &msg, on_aborted, NULL);
-    }
+    ask_members(s, &msg, on_aborted);
     if (c->waiting == 0)
         checkpoint_failed(s);
 }
@@ -139,13 +149,7 @@ static void kill_members(struct server *s)
     c->state = CK_KILLING;
     msg.body_case = WIRE__MSG__BODY_KILL;
     msg.kill = &kill_msg;
-    for (size_t i = 0; i < c->n_members; i++) {
-        struct peer *p = peer_by_id(s, c->member[i].peer);
-        if (!p)
-            continue;
-        c->waiting++;
-        peer_request(s, p, &msg, on_killed, NULL);
-    }
+    ask_members(s, &msg, on_killed);
     if (c->waiting == 0)
         finish_killed(s);
 }
