@@ -42,7 +42,7 @@ int leave_process(struct ckpt *c, struct proc *p, struct err *err)
 {
     int r = 0;
 
-    for (size_t i = 0; !c->killed && i < p->nthreads; i++) {
+    for (size_t i = 0; i < p->nthreads; i++) {
         struct thread *t = &p->threads[i];
         struct err ignored;
         if (t->msg && t->msg->rseq_cs)
@@ -50,9 +50,7 @@ int leave_process(struct ckpt *c, struct proc *p, struct err *err)
         if (i && t->msg)
             pt_set_regs(t->tid, &t->regs, &ignored);
     }
-    if (c->killed)
-        r = 0; /* nobody is there any more, and a leader cannot be waited for before its threads are reaped */
-    else if (p->injected)
+    if (p->injected)
         r = inj_leave(&p->inj, err);
     else if (p->nthreads && p->threads[0].msg)
         r = pt_set_regs(p->threads[0].tid, &p->threads[0].regs, err);

@@ -88,7 +88,8 @@ static int look_at_all(struct tracer *t, const Wire__Msg *msg, struct keepback *
 
     if (r < 0)
         keepback_release(keepback);
-    keepback_forget(keepback);
+    else
+        keepback_forget(keepback);
     return r < 0 || checkpoint_collect(k, err) < 0 || aborted(t, err) < 0 || checkpoint_match(k, err) < 0 ||
                    checkpoint_peek_send(k, err) < 0 || checkpoint_peek_receive(k, err) < 0
                ? -err->code : 0;
