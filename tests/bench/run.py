@@ -16,6 +16,7 @@ time.
 """
 
 import argparse
+import contextlib
 import json
 import mmap
 import os
@@ -293,14 +294,32 @@ def table(rows):
     print(flush=True)
 
 
+def common_arguments(parser, runs):
+    parser.add_argument("--runs", type=int, default=runs, help=f"how often everything is measured (default {runs})")
+    parser.add_argument("--dir", default=os.environ.get("TMPDIR", "/tmp"), help="where images go (default TMPDIR)")
+    parser.add_argument("--json", help="all numbers into this file")
+
+
+@contextlib.contextmanager
+def bench_binaries():
+    """The programs under test; in the end everything that was started is killed."""
+    become_subreaper()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is killed then too
+    binaries = Binaries()
+    binaries.bench = BUILD / "tests" / "bench"
+    try:
+        yield binaries
+    finally:
+        kill_all_descendants()
+        binaries.remove()
+
+
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3, help="how often everything is measured (default 3)")
+    common_arguments(parser, 3)
     parser.add_argument("--quick", action="store_true", help="an eighth of the memory, a tenth of the rest")
     parser.add_argument("--sockets", action="store_true", help="also unix sockets, TCP connections and pipes")
     parser.add_argument("--only", help="loads whose name contains one of these words; launched: the cost of it")
-    parser.add_argument("--dir", default=os.environ.get("TMPDIR", "/tmp"), help="where images go (default TMPDIR)")
-    parser.add_argument("--json", help="all numbers into this file")
     return parser.parse_args()
 
 
@@ -313,13 +332,9 @@ def say_limits(limit, disk):
 
 def main():
     options = parse()
-    become_subreaper()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is killed then too
-    binaries = Binaries()
-    binaries.bench = BUILD / "tests" / "bench"
     directory = pathlib.Path(options.dir).resolve()
     numbers, failed = {}, 0
-    try:
+    with bench_binaries() as binaries:
         limit, disk = machine_limits(binaries.bench), disk_limit(directory, 64 if options.quick else 512)
         numbers["limits"] = {**limit, "disk": disk}
         say_limits(limit, disk)
@@ -346,9 +361,6 @@ def main():
                 numbers[name] = {"bare": bare, "launched": ours}
                 rows.append((name, seconds(bare), seconds(ours), seconds(max(ours - bare, 0)), f"{ours / bare:.3f}"))
             table(rows)
-    finally:
-        kill_all_descendants()
-        binaries.remove()
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(numbers, indent=1) + "\n")
     return failed

@@ -15,7 +15,6 @@ import os
 import pathlib
 import re
 import shutil
-import signal
 import socket
 import statistics
 import subprocess
@@ -25,7 +24,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from run import BUILD, BenchLab, Binaries, become_subreaper, kill_all_descendants, seconds, table  # noqa: E402
+from run import BenchLab, bench_binaries, common_arguments, seconds, table  # noqa: E402
 
 NGINX = """
 daemon off; worker_processes 1; pid %(dir)s/nginx.pid; error_log %(dir)s/error.log;
@@ -178,24 +177,18 @@ def measure(binaries, directory, kind, options):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=5, help="how often everything is measured (default 5)")
+    common_arguments(parser, 5)
     parser.add_argument("--seconds", type=float, default=2, help="how long each time (default 2)")
     parser.add_argument("--mib", type=int, default=100, help="what redis holds (default 100)")
     parser.add_argument("--only", choices=("redis", "nginx"))
-    parser.add_argument("--dir", default=os.environ.get("TMPDIR", "/tmp"), help="where images go (default TMPDIR)")
-    parser.add_argument("--json", help="all numbers into this file")
     return parser.parse_args()
 
 
 def main():
     options = parse()
-    become_subreaper()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # what was started is killed then too
-    binaries = Binaries()
-    binaries.bench = BUILD / "tests" / "bench"
     rows = [("server", "bare", "launched", "ratio", "longest reply", "across a checkpoint", "still", "complete")]
     numbers = {}
-    try:
+    with bench_binaries() as binaries:
         for kind in (Redis, Nginx):
             missing = [c for c in kind.needs if not shutil.which(c, path="/usr/sbin:" + os.environ["PATH"])]
             if missing or options.only not in (None, kind.name):
@@ -206,9 +199,6 @@ def main():
             rows.append((kind.name, f"{m['bare']:.0f}/s", f"{m['launched']:.0f}/s", f"{m['ratio']:.3f}", seconds(m["quiet"]),
                          seconds(m["across"]), seconds(m["still"]), seconds(m["complete"])))
         table(rows)
-    finally:
-        kill_all_descendants()
-        binaries.remove()
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(numbers, indent=1) + "\n")
 
