@@ -19,7 +19,8 @@ import harness  # noqa: E402
 CLONE_NEWIPC, CLONE_NEWNET = 0x08000000, 0x40000000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
-huge_pages_before = pytest.StashKey[str]()
+AUTOGROUP = pathlib.Path("/proc/sys/kernel/sched_autogroup_enabled")
+settings_before = pytest.StashKey[dict]()
 
 
 def loopback_up():
@@ -38,8 +39,33 @@ def own_namespaces():
         loopback_up()
 
 
+def machine_settings():
+    """What root sets for the time of the tests, where it differs: a few huge pages for the program that needs them; no
+    scheduling by session. With it a session that computes, stops and continues its processes all the time (storm_signals)
+    takes both CPUs for itself for up to a minute, on Linux 6.18, with nothing of ours running."""
+    wanted = {}
+    with contextlib.suppress(OSError):
+        if int(HUGE_PAGES.read_text()) < 16:
+            wanted[HUGE_PAGES] = "16"
+    with contextlib.suppress(OSError):
+        if int(AUTOGROUP.read_text()) != 0:
+            wanted[AUTOGROUP] = "0"
+    return wanted
+
+
+def set_machine(config):
+    """Once, not in each worker of xdist."""
+    config.stash[settings_before] = {}
+    if os.geteuid() != 0 or hasattr(config, "workerinput"):
+        return
+    for path, value in machine_settings().items():
+        with contextlib.suppress(OSError):
+            before = path.read_text()
+            path.write_text(value)
+            config.stash[settings_before][path] = before
+
+
 def pytest_configure(config):
-    """As root: make a few huge pages for the program that needs them (once, not in each worker of xdist)."""
     harness.become_subreaper()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with ^C: nothing is left running
     # A shell that started us in the background has us ignore ^C: so would the jobs of the shells that we test.
@@ -47,12 +73,7 @@ def pytest_configure(config):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, lambda *_: None)  # not inherited
     own_namespaces()
-    try:
-        if os.geteuid() == 0 and not hasattr(config, "workerinput") and int(HUGE_PAGES.read_text()) < 16:
-            config.stash[huge_pages_before] = HUGE_PAGES.read_text()
-            HUGE_PAGES.write_text("16")
-    except OSError:
-        pass
+    set_machine(config)
 
 
 # They use what all of the machine share, by number: one after the other.
@@ -78,11 +99,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure(config):
-    try:
-        if huge_pages_before in config.stash:
-            HUGE_PAGES.write_text(config.stash[huge_pages_before])
-    except OSError:
-        pass
+    for path, value in config.stash[settings_before].items():
+        with contextlib.suppress(OSError):
+            path.write_text(value)
 
 
 @pytest.fixture(scope="session")
