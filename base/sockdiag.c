@@ -16,8 +16,8 @@
 
 #define BUFFER (256u << 10)
 
-/* include/net/tcp_states.h; netinet/tcp.h has them too, but can't be had together with linux/tcp.h */
-enum { ESTABLISHED = 1, FIN_WAIT1 = 4, FIN_WAIT2, TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING };
+/* include/net/tcp_states.h; netinet/tcp.h has it too, but can't be had together with linux/tcp.h */
+enum { LISTEN = 10 };
 
 /* ---- requests ---- */
 
@@ -243,46 +243,13 @@ int inet_again(struct inet_entry *e, struct err *err)
     return 0;
 }
 
-/* ---- ports at a restart ---- */
-
-struct port_search {
-    uint16_t port;
-    bool used;
-    struct inet_entry *dead;
-    size_t n, cap;
-};
-
-static bool is_remains(const struct inet_entry *e)
-{
-    return e->state == TIME_WAIT || (e->ino == 0 && (e->state == FIN_WAIT1 || e->state == FIN_WAIT2 ||
-                                                     e->state == CLOSING || e->state == LAST_ACK));
-}
-
-static int look_at_port(void *arg, const struct inet_entry *e, struct err *err)
-{
-    struct port_search *s = arg;
-
-    if (e->local.port != s->port)
-        return 0;
-    if (!is_remains(e)) {
-        s->used = true;
-        return 0;
-    }
-    struct inet_entry *more = grow(s->dead, s->n, &s->cap, sizeof(*more));
-    if (!more)
-        return err_set(err, ENOMEM, "out of memory");
-    s->dead = more;
-    s->dead[s->n++] = *e;
-    return 0;
-}
-
 static int ignore(void *arg, const void *payload, size_t n, struct err *err)
 {
     (void)arg, (void)payload, (void)n, (void)err;
     return 0;
 }
 
-static int destroy(const struct inet_entry *e, struct err *err)
+int inet_destroy(const struct inet_entry *e, struct err *err)
 {
     struct request q = {
         .h = {.nlmsg_len = sizeof(q), .nlmsg_type = SOCK_DESTROY, .nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK},
@@ -291,27 +258,6 @@ static int destroy(const struct inet_entry *e, struct err *err)
 
     name_one(&q, e);
     return diag_dump(&q, sizeof(q), ignore, NULL, err);
-}
-
-int inet_clear_port(uint16_t port, struct err *err)
-{
-    struct port_search s = {.port = port};
-    int r = inet_dump(IPPROTO_TCP, ~0u, look_at_port, &s, err);
-
-    for (size_t i = 0; r == 0 && i < s.n; i++)
-        r = destroy(&s.dead[i], err);
-    free(s.dead);
-    return r < 0 ? r : (int)s.n;
-}
-
-int inet_port_in_use(uint16_t port, bool *used, struct err *err)
-{
-    struct port_search s = {.port = port};
-    int r = inet_dump(IPPROTO_TCP, ~0u, look_at_port, &s, err);
-
-    *used = s.used;
-    free(s.dead);
-    return r;
 }
 
 int tcp_state(int fd, struct tcp_state *s, struct err *err)

@@ -42,14 +42,8 @@ int inet_dump(int protocol, uint32_t states, int (*each)(void *arg, const struct
 /* Ask again about one TCP socket, as it is at this moment. */
 int inet_again(struct inet_entry *e, struct err *err);
 
-/*
- * Destroy the remains of connections (TCP_TIME_WAIT, and orphans) that keep a local port from being bound.
- * Returns how many there were; -EPERM when we may not.
- */
-int inet_clear_port(uint16_t port, struct err *err);
-
-/* Is the local port of a TCP connection or listener that is alive? */
-int inet_port_in_use(uint16_t port, bool *used, struct err *err);
+/* Have the kernel forget a TCP socket. Takes CAP_NET_ADMIN: -EPERM. */
+int inet_destroy(const struct inet_entry *e, struct err *err);
 
 /* The parts of TCP_INFO that this project looks at. */
 struct tcp_state {

@@ -1,10 +1,8 @@
 /*
- * Local addresses of internet sockets. The program that is restarted has died a moment ago, perhaps by SIGKILL:
- * the kernel keeps what remains of its TCP connections (TIME_WAIT and the like) for up to a minute, and those
- * keep its ports from being bound. With CAP_NET_ADMIN they can be removed. Without it there is a way for who
- * connects: a port that the kernel chooses itself may be one of a connection in TIME_WAIT after a second
- * (net.ipv4.tcp_tw_reuse), and the range to choose from can be a single port (IP_LOCAL_PORT_RANGE). What remains
- * is waiting.
+ * Local addresses of internet sockets, which remains of the connections that the dead program had can keep from being
+ * bound (base/ports.h). Where they can't be removed there is a way for who connects: a port that the kernel chooses
+ * itself may be one of a connection in TIME_WAIT after a second (net.ipv4.tcp_tw_reuse), and the range to choose from
+ * can be a single port (IP_LOCAL_PORT_RANGE). What remains is waiting.
  */
 #include <errno.h>
 #include <netinet/tcp.h>
@@ -13,6 +11,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/ports.h"
 #include "base/util.h"
 #include "restorer/inet.h"
 
@@ -30,15 +29,13 @@
 static int get_over(const struct inet_end *e, int64_t since, bool *cleared, bool alone, struct err *err)
 {
     int64_t waited = monotonic_ms() - since;
-    bool used = false;
+    bool used = false, again = *cleared;
     char text[64];
 
-    if (!*cleared) {
-        *cleared = true;
-        if (inet_clear_port(e->port, err) > 0)
-            return 0;
-    }
-    if (alone && inet_port_in_use(e->port, &used, err) < 0)
+    *cleared = true;
+    if (port_clear(e->port, err) > 0 && !again)
+        return 0;
+    if (alone && port_in_use(e->port, &used, err) < 0)
         return -err->code;
     if (used)
         return err_set(err, EADDRINUSE, "%s is in use by another program", inet_text(e, text, sizeof(text)));

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/ports.h"
 #include "base/util.h"
 #include "restorer/inet.h"
 
@@ -176,6 +177,20 @@ static int connect_late(struct rsockets *s, struct err *err)
     return 0;
 }
 
+/* The remains of connections between sockets of the images keep these from being made again in any order. */
+static int clear_ports(const struct rsockets *s, struct err *err)
+{
+    struct ports ports = {0};
+
+    for (size_t i = 0; i < s->n_inets; i++)
+        if (rinet_is_tcp(s->inets[i]) && s->inets[i]->local.port) {
+            ports_add(&ports, s->inets[i]->local.port);
+            if (s->inets[i]->m->peer_state != PEER_OUTSIDE && s->inets[i]->remote.port)
+                ports_add(&ports, s->inets[i]->remote.port);
+        }
+    return ports_clear(&ports, &ports, err);
+}
+
 static int build(struct rsockets *s, struct rinet **list, struct err *err)
 {
     size_t n = 0;
@@ -208,5 +223,7 @@ int tcp_build(struct rsockets *s, struct err *err)
 {
     _cleanup_free_ struct rinet **list = calloc(s->n_inets + 1, sizeof(*list));
 
+    if (s->n_inets && clear_ports(s, err) < 0)
+        return -err->code;
     return list ? build(s, list, err) : err_set(err, ENOMEM, "out of memory");
 }

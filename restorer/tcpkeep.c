@@ -13,6 +13,7 @@
 #include <poll.h>
 #include <string.h>
 
+#include "base/ports.h"
 #include "base/util.h"
 #include "restorer/inet.h"
 
@@ -81,7 +82,7 @@ static int connect_silently(const struct rinet *u, int fd, struct err *err)
     if (connect(fd, &a.sa, len) == 0)
         return 0;
     /* What remains of the program that was killed. */
-    if (errno == EADDRNOTAVAIL && inet_clear_port(u->local.port, &ignored) > 0 && connect(fd, &a.sa, len) == 0)
+    if (errno == EADDRNOTAVAIL && port_clear(u->local.port, &ignored) > 0 && connect(fd, &a.sa, len) == 0)
         return 0;
     if (errno == EADDRNOTAVAIL)
         return err_set(err, EADDRINUSE, "another socket of this host has that connection");
