@@ -249,14 +249,23 @@ static void shorten(pid_t pid, struct user_regs_struct *r, int64_t left)
     struct err ignored;
 
     switch (r->orig_rax) {
+    case SYS_poll:
+        r->rdx = (uint64_t)((left + 999999) / 1000000);
+        break;
     case SYS_epoll_wait:
     case SYS_epoll_pwait:
         r->r10 = (uint64_t)((left + 999999) / 1000000);
         break;
+    case SYS_nanosleep:
+        if (pt_write(pid, at, &ts, sizeof(ts), &ignored) == 0)
+            r->rdi = at;
+        break;
+    case SYS_clock_nanosleep:
     case SYS_rt_sigtimedwait:
         if (pt_write(pid, at, &ts, sizeof(ts), &ignored) == 0)
             r->rdx = at;
         break;
+    case SYS_futex:
     case SYS_semtimedop:
     case SYS_epoll_pwait2:
         if (pt_write(pid, at, &ts, sizeof(ts), &ignored) == 0)
@@ -284,6 +293,30 @@ static void note_restart_block(struct deadlines *d, pid_t pid, struct thread *t)
         deadline_note(d, t->tid, nr, &t->regs, left);
 }
 
+static void begin_again(pid_t pid, struct thread *t)
+{
+    struct user_regs_struct *r = &t->regs;
+    int64_t left = remaining_ns(pid, (long)r->orig_rax, t);
+
+    t->msg->call_state = 3;
+    t->msg->call_nr = (uint32_t)r->orig_rax;
+    t->msg->call_remaining_ns = left;
+    if (left >= 0)
+        shorten(pid, r, left);
+    r->rax = r->orig_rax;
+    r->orig_rax = (uint64_t)-1;
+    r->rip -= 2;
+}
+
+/*
+ * From its restart block a call goes on by restart_syscall(2), which a seccomp filter can forbid: sshd's and others kill
+ * the process for it. The call itself they let pass before.
+ */
+static bool may_forbid_restart(const struct thread *t)
+{
+    return t->msg->seccomp_mode != 0 && t->regs.orig_rax != SYS_restart_syscall;
+}
+
 void settle_call(struct deadlines *d, pid_t pid, struct thread *t)
 {
     struct user_regs_struct *r = &t->regs;
@@ -295,20 +328,27 @@ void settle_call(struct deadlines *d, pid_t pid, struct thread *t)
         return;
     if (result == -ERESTARTSYS || result == -ERESTARTNOINTR || result == -ERESTARTNOHAND) {
         t->msg->call_state = 1;
-    } else if (result == -ERESTART_RESTARTBLOCK) {
+    } else if (result == -ERESTART_RESTARTBLOCK && !may_forbid_restart(t)) {
         note_restart_block(d, pid, t);
-    } else if (result == -EINTR && again_after_eintr((long)r->orig_rax) && !signal_due(t) &&
-               after_syscall_insn(pid, r->rip)) {
-        int64_t left = remaining_ns(pid, (long)r->orig_rax, t);
-        t->msg->call_state = 3;
-        t->msg->call_nr = (uint32_t)r->orig_rax;
-        t->msg->call_remaining_ns = left;
-        if (left >= 0)
-            shorten(pid, r, left);
-        r->rax = r->orig_rax;
-        r->orig_rax = (uint64_t)-1;
-        r->rip -= 2;
+    } else if (result == -ERESTART_RESTARTBLOCK || (result == -EINTR && again_after_eintr((long)r->orig_rax) &&
+                                                    !signal_due(t) && after_syscall_insn(pid, r->rip))) {
+        begin_again(pid, t);
     }
+}
+
+/* Of a thread that has been stopped: -EINTR, or a restart block in a thread with a filter. */
+static bool must_begin_again(struct thread *t)
+{
+    struct proc_status st;
+    struct err ignored;
+
+    if ((int64_t)t->regs.rax == -EINTR)
+        return true;
+    if ((int64_t)t->regs.rax != -ERESTART_RESTARTBLOCK || read_status(t->tid, t->tid, &st, &ignored) < 0)
+        return false;
+    proc_status_free(&st);
+    t->msg->seccomp_mode = st.seccomp;
+    return st.seccomp != 0;
 }
 
 void go_on_with_call(struct ckpt *c, struct thread *t)
@@ -323,7 +363,7 @@ void go_on_with_call(struct ckpt *c, struct thread *t)
     t->msg = &msg;
     if ((int64_t)t->regs.rax > 0)
         finish_short_call(NULL, 0, t);
-    else if ((int64_t)t->regs.rax == -EINTR && pt_get_sigmask(t->tid, &t->sigmask, &ignored) == 0 &&
+    else if (must_begin_again(t) && pt_get_sigmask(t->tid, &t->sigmask, &ignored) == 0 &&
         peek_signals(c, t->tid, 0, &msg.pending, &msg.n_pending, &ignored) == 0)
         settle_call(NULL, t->tid, t);
     t->msg = NULL;

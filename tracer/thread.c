@@ -136,7 +136,6 @@ static int settle_rseq(struct proc *p, struct thread *t, struct err *err)
 
 static int settle_seccomp(struct proc *p, struct thread *t, const struct proc_status *st, struct err *err)
 {
-    t->msg->seccomp_mode = st->seccomp;
     if (!st->seccomp)
         return 0;
     if (ptrace(PTRACE_SETOPTIONS, t->tid, 0, PTRACE_O_SUSPEND_SECCOMP | PTRACE_O_TRACESYSGOOD) < 0)
@@ -204,6 +203,10 @@ int prepare_threads(struct ckpt *c, struct proc *p, struct err *err)
         t->msg->tid = t->tid;
         if (peek_signals(c, t->tid, 0, &t->msg->pending, &t->msg->n_pending, err) < 0)
             return -err->code;
+        if (read_status(p->pid, t->tid, &st, err) < 0)
+            return -err->code;
+        proc_status_free(&st);
+        t->msg->seccomp_mode = st.seccomp;
         settle_call(c->deadlines, t->tid, t);
         finish_short_call(p->threads, p->nthreads, t);
         if (settle_rseq(p, t, err) < 0)
@@ -211,9 +214,6 @@ int prepare_threads(struct ckpt *c, struct proc *p, struct err *err)
         /* At once: if the tracer is killed the program goes on with what is there. */
         if (memcmp(&before, &t->regs, sizeof(before)) != 0 && pt_set_regs(t->tid, &t->regs, err) < 0)
             return -err->code;
-        if (read_status(p->pid, t->tid, &st, err) < 0)
-            return -err->code;
-        proc_status_free(&st);
         if (settle_seccomp(p, t, &st, err) < 0 || collect_filters(c, t, st.seccomp == 2 ? st.seccomp_filters : 0, err) < 0)
             return -err->code;
     }

@@ -22,6 +22,7 @@ StrictModes no
 PermitRootLogin yes
 UsePAM no
 Subsystem sftp internal-sftp
+LogLevel VERBOSE
 """
 SSH = ["-F", "none", "-i", "key", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
        "-o", "RekeyLimit=300K"]
@@ -88,13 +89,17 @@ def forwarded():
     session.wait()
 
 
+def server_said():
+    return common.pathlib.Path("sshd.log").read_text(errors="replace")[-2000:]
+
+
 def copies():
     data = random.Random(3).randbytes(300_000)
     common.pathlib.Path("file").write_bytes(data)
     for _ in common.rounds():
         done = subprocess.run(["scp", *SSH, "-P", str(PORT), "-q", "file", f"127.0.0.1:{HERE}/copy"], stderr=subprocess.STDOUT,
                               stdout=subprocess.PIPE)
-        equal((done.returncode, done.stdout), (0, b""), "scp")
+        check((done.returncode, done.stdout) == (0, b""), "scp:", done, "the server said:", server_said())
         check(common.pathlib.Path("copy").read_bytes() == data, "the copy differs")
         if common.STOP.exists():
             return
