@@ -28,8 +28,6 @@
 #include "tracer/tasks.h"
 #include "tracer/vforkwait.h"
 
-#define SEIZE_OPTIONS \
-    (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD)
 #define VFORK_PATIENCE_NS 2000000000ll /* how long a vfork child may take to exec or exit */
 
 /* Why a thread cannot be seized, in words that help. Returns 0 when it has only ended meanwhile. */
@@ -73,7 +71,7 @@ static void again(struct thread *t, int sig)
 
 static int seize(struct ckpt *c, struct proc *p, struct thread *t, struct err *err)
 {
-    if (ptrace(PTRACE_SEIZE, t->tid, NULL, SEIZE_OPTIONS) < 0) {
+    if (ptrace(PTRACE_SEIZE, t->tid, NULL, FREEZE_OPTIONS) < 0) {
         int code = errno;
         t->gone = true;
         t->seized = code == EPERM && traced_by_us(p->pid, t->tid); /* left over from a thaw: see thaw_late() */

@@ -5,9 +5,15 @@
 #ifndef TRACER_FREEZE_H
 #define TRACER_FREEZE_H
 
+#include <sys/ptrace.h>
+
 #include "base/err.h"
 #include "tracer/ckpt.h"
 #include "tracer/follow.h"
+
+/* The ptrace options of every thread. */
+#define FREEZE_OPTIONS \
+    (PTRACE_O_TRACEFORK | PTRACE_O_TRACEVFORK | PTRACE_O_TRACECLONE | PTRACE_O_TRACEEXEC | PTRACE_O_TRACESYSGOOD)
 
 /*
  * Freeze all members of f into c->procs (ascending by pid, zombies included). On failure everything runs

@@ -14,7 +14,9 @@
 
 #include "base/util.h"
 #include "injector/ptrace.h"
+#include "tracer/freeze.h"
 #include "tracer/procfs.h"
+#include "tracer/vforkfilter.h"
 
 #define PAGE     4096u
 #define CODE_MAX 256u
@@ -116,20 +118,31 @@ static int make_heir(struct thread *heir, pid_t tid, const struct user_regs_stru
     return pt_set_regs(heir->tid, &r, err) < 0 ? -err->code : pt_set_sigmask(heir->tid, mask, err);
 }
 
-static int wait_for_stop(struct thread *t, struct err *err)
+/* Has it stopped as it was asked to? 1, 0: not yet. */
+static int has_stopped(struct thread *t, struct err *err)
+{
+    if (t->stopped || waitpid(t->tid, &t->stop_status, __WALL | WNOHANG) != t->tid)
+        return 0;
+    if (!WIFSTOPPED(t->stop_status))
+        return err_set(err, ESRCH, "thread %d has ended", t->tid);
+    if (t->stop_status >> 16 == PTRACE_EVENT_STOP)
+        return 1;
+    return pt_interrupt(t->tid, err) < 0 || pt_cont(t->tid, WSTOPSIG(t->stop_status), err) < 0 ? -err->code : 0;
+}
+
+/* Whose child it was shows in who comes out: no other child is allowed to run. */
+static struct thread *wait_for_parent(struct thread *const *waiting, size_t n, struct err *err)
 {
     for (int ms = 0; ms < LET_OUT_MS; ms++) {
-        if (waitpid(t->tid, &t->stop_status, __WALL | WNOHANG) == t->tid) {
-            if (!WIFSTOPPED(t->stop_status))
-                return err_set(err, ESRCH, "thread %d has ended", t->tid);
-            if (t->stop_status >> 16 == PTRACE_EVENT_STOP)
-                return 0;
-            if (pt_interrupt(t->tid, err) < 0 || pt_cont(t->tid, WSTOPSIG(t->stop_status), err) < 0)
-                return -err->code;
+        for (size_t i = 0; i < n; i++) {
+            int r = has_stopped(waiting[i], err);
+            if (r)
+                return r > 0 ? waiting[i] : NULL;
         }
         poll(NULL, 0, 1);
     }
-    return err_set(err, EBUSY, "thread %d: its vfork(2) does not end", t->tid);
+    err_set(err, EBUSY, "the vfork(2) does not end");
+    return NULL;
 }
 
 /* It has its child's pid as a result by now; that is what it returns with when the word is cleared. */
@@ -158,50 +171,75 @@ static int wait_anew(struct thread *t, uint64_t page, struct err *err)
     return pt_set_sigmask(t->tid, ~0ull, err);
 }
 
-/* Not followed to its end: a dead leader that is traced could not be let go. */
-static int end_first(struct thread *child, const struct user_regs_struct *at, struct err *err)
+/*
+ * Seen until it is on its way out, where no filter is asked any more, but not to its end: a dead leader that is traced
+ * could not be let go.
+ */
+static int end_first(struct thread *child, const struct user_regs_struct *at, unsigned long options, struct err *err)
 {
     struct user_regs_struct r = *at;
+    int status, sig = 0;
 
     r.rax = SYS_exit;
     r.rdi = 0;
-    if (pt_set_regs(child->tid, &r, err) < 0 || pt_detach(child->tid, 0, err) < 0)
+    if (pt_set_regs(child->tid, &r, err) < 0)
+        return -err->code;
+    if (ptrace(PTRACE_SETOPTIONS, child->tid, NULL, options | PTRACE_O_TRACEEXIT) < 0)
+        return err_errno(err, "thread %d: its options", child->tid);
+    do {
+        if (pt_cont(child->tid, sig, err) < 0 || pt_wait(child->tid, &status, err) < 0)
+            return -err->code;
+        sig = pt_sigstop(status);
+    } while (status >> 16 != PTRACE_EVENT_EXIT);
+    if (pt_detach(child->tid, 0, err) < 0)
         return -err->code;
     child->gone = true;
     child->stopped = false;
     return 0;
 }
 
-/* A filter could forbid what is to be done there, and end the child for it. */
-static int check_filter(pid_t tid, struct err *err)
+/* A filter could forbid what is to be done there, and end the child for it: it is lifted meanwhile. */
+static int lift_filter(const struct thread *child, unsigned long *options, struct err *err)
 {
     struct proc_status st;
 
-    if (read_status(tid, tid, &st, err) < 0)
+    *options = FREEZE_OPTIONS;
+    if (read_status(child->tid, child->tid, &st, err) < 0)
         return -err->code;
     proc_status_free(&st);
-    return st.seccomp ? err_set(err, EBUSY, "which neither execs nor exits, and has a seccomp filter") : 0;
+    if (!st.seccomp)
+        return 0;
+    *options |= PTRACE_O_SUSPEND_SECCOMP;
+    if (ptrace(PTRACE_SETOPTIONS, child->tid, NULL, *options) < 0)
+        return err_set(err, EBUSY, "which neither execs nor exits, and has a seccomp filter, which only root "
+                       "(CAP_SYS_ADMIN) may lift for a checkpoint");
+    return 0;
 }
 
-int vfork_release(struct thread *waiting, struct thread *child, struct thread *heir, struct err *err)
+int vfork_release(struct thread *const *waiting, size_t n, struct thread *child, struct thread *heir, struct err *err)
 {
     struct user_regs_struct regs, at;
     uint64_t mask, page = 0, ip;
+    unsigned long options;
+    struct thread *parent = NULL;
     struct err ignored;
 
-    if (check_filter(child->tid, err) < 0 || pt_get_regs(child->tid, &regs, err) < 0 || pt_get_sigmask(child->tid, &mask, err) < 0 ||
-        pt_find_syscall(child->tid, &ip, err) < 0)
+    *heir = (struct thread){0};
+    if (vfork_check_filters(waiting, n, child->tid, err) < 0 || pt_get_regs(child->tid, &regs, err) < 0 ||
+        pt_get_sigmask(child->tid, &mask, err) < 0 || pt_find_syscall(child->tid, &ip, err) < 0 ||
+        lift_filter(child, &options, err) < 0)
         return -err->code;
     at = regs;
     pt_go_to(&at, ip);
-    *heir = (struct thread){0};
     if (pt_set_sigmask(child->tid, ~0ull, err) < 0 || make_pages(child->tid, &at, &page, err) < 0 ||
         make_heir(heir, child->tid, &at, &regs, mask, page, err) < 0) {
         pt_set_sigmask(child->tid, mask, &ignored);
         pt_set_regs(child->tid, &regs, &ignored);
+        ptrace(PTRACE_SETOPTIONS, child->tid, NULL, FREEZE_OPTIONS);
         return -err->code;
     }
-    if (end_first(child, &at, err) < 0 || wait_for_stop(waiting, err) < 0)
-        return -err->code;
-    return wait_anew(waiting, page, err);
+    ptrace(PTRACE_SETOPTIONS, heir->tid, NULL, FREEZE_OPTIONS);
+    if (end_first(child, &at, options, err) == 0)
+        parent = wait_for_parent(waiting, n, err);
+    return parent ? wait_anew(parent, page, err) : -err->code;
 }

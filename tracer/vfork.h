@@ -15,9 +15,11 @@
 #include "tracer/ckpt.h"
 
 /*
- * waiting: the thread of the parent, seized and asked to stop. child: its only thread, stopped; it is gone afterwards,
- * and *heir is the one that replaces it, stopped like waiting.
+ * waiting: the n threads of the parent that wait in vfork(2), seized and asked to stop. child: the first thread of a
+ * process for which one of them waits, stopped like all threads of all such processes. It is gone afterwards; *heir is
+ * the thread that replaces it, stopped, and so is the one of `waiting` that it has let out. -EBUSY when that can't be
+ * done. heir->tid is 0 when nothing has been changed.
  */
-int vfork_release(struct thread *waiting, struct thread *child, struct thread *heir, struct err *err);
+int vfork_release(struct thread *const *waiting, size_t n, struct thread *child, struct thread *heir, struct err *err);
 
 #endif

@@ -87,7 +87,8 @@ def attach(lab, pid):
     lab.run("dmtcp_command", *lab.where(), "--ckptdir", lab.ckptdir, "--attach", pid)
 
 
-@pytest.mark.parametrize("name", ["storm_fork", "storm_signals"])
+@pytest.mark.parametrize("user", known_users(), indirect=True)
+@pytest.mark.parametrize("name", STORMS)
 def test_attached(lab, name, instants):
     """A storm that nobody launched: adopted, checkpointed, let go; and it goes on by itself."""
     lab.start_coordinator()
@@ -140,6 +141,7 @@ def verify_pipeline_and_daemon(lab):
     assert int(lab.tail("sum")) == sum(numbers)
 
 
+@pytest.mark.parametrize("user", known_users(), indirect=True)
 def test_attached_pipeline_and_daemon_checkpoints(lab, instants):
     """Adopted, checkpointed at random instants, let go; and they go on by themselves."""
     pids = start_pipeline_and_daemon(lab)
@@ -152,6 +154,7 @@ def test_attached_pipeline_and_daemon_checkpoints(lab, instants):
     verify_pipeline_and_daemon(lab)
 
 
+@pytest.mark.parametrize("user", known_users(), indirect=True)
 def test_attached_pipeline_and_daemon_restarts(lab, instants):
     """Adopted, checkpointed, killed, restarted, again and again."""
     start_pipeline_and_daemon(lab)

@@ -64,6 +64,8 @@ PROGRAMS = [
     Program("tree_stopped"),
     Program("tree_subreaper"),
     Program("tree_vfork"),
+    Program("tree_vfork_many"),
+    Program("tree_vfork_seccomp", refused={"user": "seccomp"}),
     Program("tree_wrapped", users=ROOT_ONLY),
     Program("tree_zombie"),
     Program("file_async"),
