@@ -134,6 +134,26 @@ static int settle_rseq(struct proc *p, struct thread *t, struct err *err)
     return pt_write(t->tid, at, &zero, sizeof(zero), err);
 }
 
+/*
+ * Syscall user dispatch (Wine has it): the calls that the parasite makes would become SIGSYS. It could be turned off from
+ * outside (since Linux 6.4), but nothing would turn it on again if the tracer is killed: the program's own calls would
+ * then reach the kernel.
+ */
+#define GET_DISPATCH 0x4211 /* PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG */
+
+static int refuse_dispatch(struct proc *p, struct thread *t, struct err *err)
+{
+    struct {
+        uint64_t mode, selector, offset, len;
+    } conf = {0};
+
+    if (ptrace(GET_DISPATCH, t->tid, sizeof(conf), &conf) < 0 || !conf.mode)
+        return 0;
+    return err_set(err, EOPNOTSUPP,
+                   "process %d: thread %d has system calls handed to itself (PR_SET_SYSCALL_USER_DISPATCH), which cannot be saved",
+                   p->pid, t->tid);
+}
+
 static int settle_seccomp(struct proc *p, struct thread *t, const struct proc_status *st, struct err *err)
 {
     if (!st->seccomp)
@@ -201,7 +221,7 @@ int prepare_threads(struct ckpt *c, struct proc *p, struct err *err)
         t->msg = arena_alloc(c->arena, sizeof(*t->msg));
         thread__init(t->msg);
         t->msg->tid = t->tid;
-        if (peek_signals(c, t->tid, 0, &t->msg->pending, &t->msg->n_pending, err) < 0)
+        if (refuse_dispatch(p, t, err) < 0 || peek_signals(c, t->tid, 0, &t->msg->pending, &t->msg->n_pending, err) < 0)
             return -err->code;
         if (read_status(p->pid, t->tid, &st, err) < 0)
             return -err->code;
