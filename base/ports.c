@@ -14,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/sockdiag.h"
 #include "base/util.h"
 
@@ -73,8 +74,8 @@ static socklen_t address(const struct inet_end *e, struct sockaddr_storage *a)
     return sizeof(*v6);
 }
 
-/* Best effort: it is seen when the port is asked for. */
-static void provoke(const struct inet_entry *e)
+/* Whether it helped is seen when the port is asked for. False: the other end's port is not to be had. */
+static bool provoke(const struct inet_entry *e)
 {
     struct sockaddr_storage from, to;
     socklen_t from_len = address(&e->remote, &from), to_len = address(&e->local, &to);
@@ -82,23 +83,41 @@ static void provoke(const struct inet_entry *e)
     int one = 1;
 
     if (fd < 0)
-        return;
+        return false;
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-    if (bind(fd, (struct sockaddr *)&from, from_len) == 0)
-        (void)!connect(fd, (struct sockaddr *)&to, to_len);
+    return bind(fd, (struct sockaddr *)&from, from_len) == 0 &&
+           (connect(fd, (struct sockaddr *)&to, to_len) == 0 || errno == EINPROGRESS);
+}
+
+static void provoke_all(const struct search *s)
+{
+    size_t n = s->n, before;
+
+    /* The other end's port can itself be kept by what remains of another connection: again, as long as one goes. */
+    do {
+        before = n;
+        for (size_t i = 0; i < n;) {
+            struct inet_entry e = s->dead[i];
+            if (!ports_has(&s->listening, e.local.port) && provoke(&e))
+                s->dead[i] = s->dead[--n];
+            else
+                i++;
+        }
+    } while (n > 0 && n < before);
+    for (size_t i = 0; i < n; i++) {
+        char local[64], remote[64];
+        log_trace("what remains of the connection of %s and %s stays", inet_text(&s->dead[i].local, local, sizeof(local)),
+                  inet_text(&s->dead[i].remote, remote, sizeof(remote)));
+    }
 }
 
 static int clear(const struct search *s, struct err *err)
 {
-    bool may = true;
-
-    for (size_t i = 0; i < s->n; i++) {
-        const struct inet_entry *e = &s->dead[i];
-        if (may && inet_destroy(e, err) < 0 && err->code == EPERM)
-            may = false;
-        if (!may && !ports_has(&s->listening, e->local.port))
-            provoke(e);
-    }
+    for (size_t i = 0; i < s->n; i++)
+        if (inet_destroy(&s->dead[i], err) < 0 && err->code == EPERM) {
+            provoke_all(s);
+            break;
+        }
     return (int)s->n;
 }
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import sys
+import tempfile
 
 import pytest
 
@@ -16,7 +17,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 import harness  # noqa: E402
 
 
-CLONE_NEWIPC, CLONE_NEWNET = 0x08000000, 0x40000000
+CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWNET = 0x00020000, 0x08000000, 0x40000000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
 AUTOGROUP = pathlib.Path("/proc/sys/kernel/sched_autogroup_enabled")
@@ -29,11 +31,25 @@ def loopback_up():
         fcntl.ioctl(s, SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", IFF_UP))
 
 
+def name_test_user():
+    """Some servers look their user up: in a new mount namespace the ordinary user of the tests gets a name."""
+    harness.libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    for path, line in (("/etc/passwd", f"tester:x:{harness.TEST_UID}:{harness.TEST_UID}::/tmp:/bin/sh"),
+                       ("/etc/group", f"tester:x:{harness.TEST_UID}:")):
+        with tempfile.NamedTemporaryFile("w", prefix="dmtcp-test-") as file:
+            file.write(pathlib.Path(path).read_text().rstrip("\n") + f"\n{line}\n")
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)
+            harness.libc.mount(file.name.encode(), path.encode(), None, MS_BIND, None)
+
+
 def own_namespaces():
     """For each worker of xdist. What a killed program had must be free again at its restart: ports, abstract names of
     sockets, System V objects. Other tests would get them meanwhile."""
     if os.geteuid() != 0:
         return
+    if harness.libc.unshare(CLONE_NEWNS) == 0:
+        name_test_user()
     harness.libc.unshare(CLONE_NEWIPC)
     if harness.libc.unshare(CLONE_NEWNET) == 0:
         loopback_up()

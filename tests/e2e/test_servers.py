@@ -120,15 +120,13 @@ ALL = [
     Server("node-http", ("node",), node("http.js"), at_once=True),
     Server("go-http", ("go",), go("http.go")),
     Server("java-nio", ("java", "javac"), java("Nio"), at_once=True),
-    # sshd and PostgreSQL look their user up, and the one of the tests has no name
+    # sshd makes itself not dumpable, so nobody but root may trace it
     Server("ssh", ("ssh", "sshd", "ssh-keygen"), python("ssh_client.py"), at_once=True, users=("root",),
            refused="limit of open files"),  # the sandbox in which sshd looks at who logs in may open none
-    Server("postgresql", ("psql", "pgbench"), python("postgresql_client.py"), at_once=True, users=("root",), large=True),
+    Server("postgresql", ("psql", "pgbench"), python("postgresql_client.py"), at_once=True, large=True),
     Server("x11", ("Xvfb", "xterm", "xwd", "xlogo"), python("x11_client.py"), large=True),
-    # its own connections keep the ports of a killed one for a minute, and only root can make a restart without waiting
-    Server("openmpi-shm", OPENMPI, mpi("openmpi", "--mca", "btl", "vader,self"), users=("root",), large=True),
-    Server("openmpi-tcp", OPENMPI, mpi("openmpi", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo"),
-           users=("root",), large=True),
+    Server("openmpi-shm", OPENMPI, mpi("openmpi", "--mca", "btl", "vader,self"), large=True),
+    Server("openmpi-tcp", OPENMPI, mpi("openmpi", "--mca", "btl", "tcp,self", "--mca", "btl_tcp_if_include", "lo"), large=True),
     # over TCP (UCX) it does not come out of MPI_Finalize, also uninterrupted
     Server("mpich-shm", MPICH, mpi("mpich", UCX_TLS="sysv,posix,self", UCX_SYSV_HUGETLB_MODE="n"), large=True),
 ]

@@ -113,6 +113,54 @@ static int remove_it(enum kind kind, bool of_server)
     return port_clear(port, &err) == 0 ? 0 : 6;
 }
 
+static int connect_to(enum kind kind, int listener, int *server)
+{
+    int fd = new_socket(kind);
+    union address a;
+    socklen_t n = loopback(kind, port_of(listener), &a);
+
+    if (connect(fd, &a.sa, n) < 0 || (*server = accept4(listener, NULL, NULL, SOCK_CLOEXEC)) < 0)
+        return -1;
+    return fd;
+}
+
+/* The port of one's other end is itself kept by what remains of the second. */
+static int remove_tangle(void)
+{
+    struct ports ports = {0};
+    struct err err;
+    uint16_t clients, servers;
+
+    if (setresgid(NOBODY, NOBODY, NOBODY) < 0 || setresuid(NOBODY, NOBODY, NOBODY) < 0)
+        return geteuid() == 0;
+    for (int i = 0; i < 8; i++) { /* the kernel tells them in the order of a hash */
+        _cleanup_close_ int listener = new_socket(V4);
+        union address a;
+        socklen_t n = loopback(V4, 0, &a);
+        int client, server;
+        if (bind(listener, &a.sa, n) < 0 || listen(listener, 2) < 0 || (client = connect_to(V4, listener, &server)) < 0)
+            return 2;
+        clients = port_of(client);
+        servers = port_of(server);
+        close(client);
+        close(server);
+        if ((client = connect_to(V4, listener, &server)) < 0)
+            return 3;
+        close(server);
+        close(client);
+        close(take_fd(&listener));
+        if (can_bind(V4, clients) || can_bind(V4, servers))
+            return 4;
+        ports_add(&ports, clients);
+        ports_add(&ports, servers);
+        if (ports_clear(&ports, NULL, &err) != 2)
+            return 5;
+        if (!can_bind(V4, clients) || !can_bind(V4, servers))
+            return 6;
+    }
+    return 0;
+}
+
 /* One that listens now, with an address of its own, is not bothered. */
 static int spare_listener(void)
 {
@@ -158,6 +206,15 @@ static void test_removed(void **state)
     }
 }
 
+static void test_tangle(void **state)
+{
+    pid_t pid = fork();
+
+    if (pid == 0)
+        _exit(remove_tangle());
+    assert_int_equal(status_of(pid), 0);
+}
+
 static void test_spared(void **state)
 {
     pid_t pid = fork();
@@ -190,6 +247,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_removed),
+        cmocka_unit_test(test_tangle),
         cmocka_unit_test(test_spared),
         cmocka_unit_test(test_in_use),
     };
