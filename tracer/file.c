@@ -151,26 +151,23 @@ static bool same_mounts(const struct proc *p)
  * A file that was unlinked under this name and has others: they are often in the same directory. Elsewhere
  * they cannot be found, and the file is saved as if it had none.
  */
-static bool find_other_name(struct ckpt *c, File *m, const struct stat *st, const char *link, size_t len)
+const char *file_other_name(struct ckpt *c, const struct stat *st, const char *link)
 {
-    const char *slash = memrchr(link, '/', len);
+    size_t len = deleted_suffix(link);
+    const char *slash = memrchr(link, '/', len), *path = NULL;
     size_t dirlen = slash > link ? (size_t)(slash - link) : 1;
-    _cleanup_free_ char *path = slash ? strndup(link, dirlen) : NULL;
-    DIR *dir = path ? opendir(path) : NULL;
+    _cleanup_free_ char *parent = slash ? strndup(link, dirlen) : NULL;
+    DIR *dir = parent ? opendir(parent) : NULL;
     const struct dirent *e;
-    bool found = false;
     struct stat now;
 
-    for (int n = 0; dir && !found && n < SCAN_MAX && (e = readdir(dir)); n++)
+    for (int n = 0; dir && !path && n < SCAN_MAX && (e = readdir(dir)); n++)
         if (e->d_ino == st->st_ino && fstatat(dirfd(dir), e->d_name, &now, AT_SYMLINK_NOFOLLOW) == 0 &&
-            now.st_ino == st->st_ino && now.st_dev == st->st_dev) {
-            m->path =
-                arena_text(c->arena, arena_printf(c->arena, "%s/%s", slash == link ? "" : path, e->d_name));
-            found = m->path.len;
-        }
+            now.st_ino == st->st_ino && now.st_dev == st->st_dev)
+            path = arena_printf(c->arena, "%s/%s", slash == link ? "" : parent, e->d_name);
     if (dir)
         closedir(dir);
-    return found;
+    return path;
 }
 
 /* Is it what its path leads to? If not it is treated like one that has lost its name. */
@@ -178,6 +175,7 @@ static int locate(struct ckpt *c, struct proc *p, File *m, const struct stat *st
                   struct err *err)
 {
     size_t gone = deleted_suffix(link);
+    const char *other;
     struct stat now;
 
     m->path = arena_text(c->arena, link);
@@ -187,8 +185,10 @@ static int locate(struct ckpt *c, struct proc *p, File *m, const struct stat *st
         return 0;
     if (S_ISCHR(st->st_mode) && !gone)
         return 0; /* the restart goes by its device number */
-    if (gone && st->st_nlink && S_ISREG(st->st_mode) && find_other_name(c, m, st, link, gone))
-        return 0;
+    if (gone && st->st_nlink && S_ISREG(st->st_mode) && (other = file_other_name(c, st, link))) {
+        m->path = arena_text(c->arena, other);
+        return m->path.len ? 0 : err_set(err, ENOMEM, "out of memory");
+    }
     if (!gone && !same_mounts(p))
         return err_set(err, ENOTSUP, "it is in another mount namespace, where this path cannot be followed");
     m->deleted = true;

@@ -11,6 +11,9 @@ extern const struct kind_ops file_ops, shm_ops;
  * there. */
 size_t deleted_suffix(const char *link);
 
+/* A name in the same directory that the file of `link` still has (the stat's device and inode count), or NULL. */
+const char *file_other_name(struct ckpt *c, const struct stat *st, const char *link);
+
 /*
  * The object of the file with this stat, made if it is new. `via`: a path through which it can be opened,
  * NULL when that is not permitted: then the stat's size is not believed.

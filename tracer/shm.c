@@ -165,18 +165,23 @@ const struct kind_ops shm_ops = {
 static const struct kind_ops alias_ops = {.kind = 0};
 
 /*
- * The stat of what is mapped. Not everybody may follow map_files; then the name leads to it, or, if it has
- * none, what maps tells must do. *via becomes a path that can be opened, or NULL.
+ * The stat of what is mapped. Not everybody may follow map_files; then the name leads to it, or another one (a
+ * semaphore of sem_open(3) was mapped under a name that is gone), or, if it has none, what maps tells must do.
+ * *via becomes a path that can be opened, or NULL.
  */
-static void look(const struct map *m, const char **via, struct stat *st)
+static void look(struct ckpt *c, const struct map *m, const char **via, struct stat *st)
 {
+    struct stat now;
+
     if (stat(*via, st) == 0)
         return;
     *via = m->name;
     if (lstat(m->name, st) == 0 && st->st_ino == m->ino && !S_ISLNK(st->st_mode))
         return;
-    *via = NULL;
     *st = (struct stat){.st_dev = makedev(m->major, m->minor), .st_ino = m->ino, .st_mode = S_IFREG | 0600};
+    *via = deleted_suffix(m->name) ? file_other_name(c, st, m->name) : NULL;
+    if (*via && lstat(*via, &now) == 0 && now.st_ino == m->ino)
+        *st = now;
 }
 
 static int refuse(const struct map *m, struct err *err)
@@ -216,7 +221,7 @@ static struct object *find_or_make(struct ckpt *c, struct proc *p, const char *v
         return alias->priv;
     if (refuse(m, err) < 0)
         return NULL;
-    look(m, &via, &st);
+    look(c, m, &via, &st);
     name = arena_printf(c->arena, "%s", m->name);
     via = via == m->name ? name : via;
     fi.st = st;

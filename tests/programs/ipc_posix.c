@@ -54,6 +54,23 @@ static sem_t *make_sem(int i, const char *what, unsigned value)
     return sem;
 }
 
+/* The name must lead to what is mapped. sem_open(3) would only look up that this process has it open already. */
+static void post_by_name(const char *name)
+{
+    char path[80];
+    sem_t *sem;
+    int fd;
+
+    snprintf(path, sizeof(path), "/sem.%s", name + 1);
+    fd = shm_open(path, O_RDWR, 0);
+    MUST(fd);
+    sem = mmap(NULL, sizeof(*sem), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    MUST(sem);
+    MUST(sem_post(sem));
+    MUST(munmap(sem, sizeof(*sem)));
+    MUST(close(fd));
+}
+
 /* Ends when it is told to, with 1 if memory ever differed from what it had written. */
 static int count(struct shared *s, sem_t *begin, sem_t *end)
 {
@@ -106,6 +123,9 @@ int main(int argc, char **argv)
     MUST(sem_wait(begin));
     check_wait();
 
+    post_by_name(names[4]);
+    MUST(sem_getvalue(begin, &value));
+    check_num(1, value, "value of the semaphore that was opened again");
     MUST(sem_getvalue(counted, &value));
     check_num(0, value, "value of the semaphore");
     MUST(sem_post(counted));
