@@ -165,9 +165,9 @@ const struct kind_ops shm_ops = {
 static const struct kind_ops alias_ops = {.kind = 0};
 
 /*
- * The stat of what is mapped. Not everybody may follow map_files; then the name leads to it, or another one (a
- * semaphore of sem_open(3) was mapped under a name that is gone), or, if it has none, what maps tells must do.
- * *via becomes a path that can be opened, or NULL.
+ * The stat of what is mapped. Not everybody may follow map_files; then the name leads to it, or another one
+ * (a semaphore of sem_open(3) was mapped under a name that is gone), or, if it has none, what maps tells
+ * must do. *via becomes a path that can be opened, or NULL.
  */
 static void look(struct ckpt *c, const struct map *m, const char **via, struct stat *st)
 {
