@@ -45,6 +45,8 @@ PROGRAMS = [
     Program("thr_sched", users=ROOT_ONLY),
     Program("thr_timed"),
     Program("thr_transfer"),
+    Program("thr_transfer_busy"),
+    Program("thr_transfer_more"),
     Program("sig_actions"),
     Program("sig_handler"),
     Program("sig_itimers"),
