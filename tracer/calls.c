@@ -41,6 +41,7 @@ static bool again_after_eintr(long nr)
     case SYS_recvmmsg:
     case SYS_accept:
     case SYS_accept4:
+    case SYS_connect:
     case SYS_sendto:
     case SYS_sendmsg:
     case SYS_read:

@@ -36,6 +36,7 @@ PROGRAMS = [
     Program("mem_vdso"),
     Program("thr_attr"),
     Program("thr_block"),
+    Program("thr_block_socket"),
     Program("thr_dispatch", refused={"root": "DISPATCH", "user": "DISPATCH"}),
     Program("thr_leader"),
     Program("thr_many"),

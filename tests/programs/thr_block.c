@@ -28,35 +28,11 @@
 #include <unistd.h>
 
 #include "tests/programs/check.h"
+#include "tests/programs/jobs.h"
 
 #ifndef SYS_futex_waitv
 #define SYS_futex_waitv 449
 #endif
-
-enum { NONE = -100000 };
-
-struct job {
-    const char *name;
-    void (*prepare)(struct job *); /* in main, before the thread */
-    long (*call)(struct job *);    /* in the thread: result or -errno */
-    void (*release)(struct job *); /* in main: lets the call come back */
-    long expected;
-    int fds[2];
-    pid_t pid;
-    pthread_t thread;
-    atomic_long result;
-    union {
-        atomic_int word;
-        sem_t sem;
-        pthread_mutex_t mutex;
-    };
-    pthread_cond_t cond;
-};
-
-static long result_of(long result)
-{
-    return result < 0 ? -errno : result;
-}
 
 /* -- pipes and terminals ---------------------------------------------------------------------- */
 
@@ -506,9 +482,6 @@ static void release_inotify(struct job *j)
     check_spit(check_path("watched/file"), "x", 1);
 }
 
-#define JOB(name, prepare, call, release, expected) \
-    {name, prepare, call, release, expected, {-1, -1}, 0, 0, NONE, {0}, PTHREAD_COND_INITIALIZER}
-
 static struct job jobs[] = {
     JOB("read from a pipe", make_pipe, call_read, write_line, 5),
     JOB("write to a full pipe", make_full_pipe, call_write, read_much, 3),
@@ -542,56 +515,14 @@ static struct job jobs[] = {
     JOB("read from an inotify", make_inotify, call_inotify, release_inotify, 1),
 };
 
-#define JOBS (sizeof(jobs) / sizeof(jobs[0]))
-
-static void *thread(void *arg)
-{
-    struct job *j = arg;
-
-    atomic_store(&j->result, j->call(j));
-    return NULL;
-}
-
-static void finish(struct job *j)
-{
-    double end = check_now(CLOCK_MONOTONIC) + 10;
-
-    if (!check_true(atomic_load(&j->result) == NONE, "%s: came back before it was let: result %ld", j->name,
-                    atomic_load(&j->result)))
-        return;
-    if (!check_broken())
-        j->release(j);
-    else
-        end = check_now(CLOCK_MONOTONIC) + 0.01;
-    while (atomic_load(&j->result) == NONE && check_now(CLOCK_MONOTONIC) < end)
-        check_sleep(0.001);
-    if (atomic_load(&j->result) == NONE)
-        check_fail("%s: does not come back", j->name);
-    else
-        check_num(j->expected, atomic_load(&j->result), "%s: result (or -errno)", j->name);
-}
-
 int main(int argc, char **argv)
 {
     sigset_t mask;
-    unsigned i;
 
     check_init(argc, argv);
     sigemptyset(&mask);
     sigaddset(&mask, SIGRTMIN + 1);
     sigaddset(&mask, SIGRTMIN + 2);
     pthread_sigmask(SIG_BLOCK, &mask, NULL);
-    for (i = 0; i < JOBS; i++)
-        if (jobs[i].prepare)
-            jobs[i].prepare(&jobs[i]);
-    for (i = 0; i < JOBS; i++)
-        pthread_create(&jobs[i].thread, NULL, thread, &jobs[i]);
-    check_sleep(0.2); /* until all are in their calls */
-
-    check_wait();
-
-    check_sleep(0.05);
-    for (i = 0; i < JOBS; i++)
-        finish(&jobs[i]);
-    return check_end();
+    return check_jobs(jobs, sizeof(jobs) / sizeof(jobs[0]));
 }
