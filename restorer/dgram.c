@@ -4,7 +4,7 @@
  *
  * A message is sent again from the address that it came from: by the socket of the images that has it, by a temporary
  * one, or, when the address is not one of this host, through a raw socket, which takes CAP_NET_RAW. Where that is
- * missing too the message is lost, as the network may lose it, with a warning.
+ * missing too the message is lost, as the network may lose it, with a warning. (ICMP and raw sockets: dgramagain.c.)
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -62,7 +62,7 @@ int dgram_build(struct rinet *u, struct err *err)
     socklen_t len = inet_address(&u->m->local, &a);
 
     u->fd = socket_make(u->m->socket, err);
-    if (u->fd < 0)
+    if (u->fd < 0 || dgram_deafen(u, err) < 0)
         return -err->code;
     if (u->m->socket->type == SOCK_RAW && a.sa.sa_family == AF_INET)
         a.v4.sin_port = 0; /* that is the protocol */
@@ -191,10 +191,11 @@ static int fill_one(const struct directory *d, struct rinet *u, struct err *err)
 
     if (u->m->n_queue) {
         socket_widen(u->fd, SO_RCVBUF);
-        for (size_t i = 0; is_udp(u) && i < u->m->n_queue; i++)
-            if (send_one(d, u, u->m->queue[i], err) < 0)
+        for (size_t i = 0; i < u->m->n_queue; i++)
+            if ((is_udp(u) ? send_one(d, u, u->m->queue[i], err) : dgram_again(u, u->m->queue[i], err)) < 0)
                 return -err->code;
-        connect(u->fd, &none.sa, sizeof(none.sa));
+        if (is_udp(u))
+            connect(u->fd, &none.sa, sizeof(none.sa));
         socket_narrow(u->fd, u->m->socket);
     }
     len = inet_address(&u->m->remote, &a);
@@ -217,6 +218,9 @@ int dgram_fill(struct rsockets *s, struct err *err)
     for (size_t i = 0; i < s->n_inets; i++)
         if (!rinet_is_tcp(s->inets[i]) && fill_one(&d, s->inets[i], err) < 0)
             return err_wrap(err, "datagram socket %llu", (unsigned long long)s->inets[i]->m->socket->ino);
+    for (size_t i = 0; i < s->n_inets; i++)
+        if (!rinet_is_tcp(s->inets[i]))
+            dgram_listen(s->inets[i]);
     for (size_t i = 0; i < s->n_inets; i++)
         if (!rinet_is_tcp(s->inets[i]) && socket_late(s->inets[i]->fd, s->inets[i]->m->socket, err) < 0)
             return err_wrap(err, "datagram socket %llu", (unsigned long long)s->inets[i]->m->socket->ino);

@@ -1,6 +1,6 @@
 /*
  * Internet sockets that have datagrams: UDP, UDP-Lite, ICMP ("ping") and raw. UDP can be peeked at behind the first
- * message, the others can't (no SO_PEEK_OFF): of them only an empty queue is saved.
+ * message, the others can't (no SO_PEEK_OFF): of them one message is saved (single.h) that can be made to come again.
  */
 #include <errno.h>
 #include <linux/sockios.h>
@@ -14,6 +14,7 @@
 #include "base/util.h"
 #include "tracer/inet.h"
 #include "tracer/peek.h"
+#include "tracer/single.h"
 
 union any_address {
     struct sockaddr_in v4;
@@ -142,13 +143,10 @@ static int take(void *arg, struct peeked *p, struct err *err)
 int dgram_peek(struct ckpt *c, int fd, struct object *o, struct err *err)
 {
     struct queue q = {c, inet_of(o)};
-    struct pollfd p = {.fd = fd, .events = POLLIN};
 
     if (is_udp(q.m))
         return peek_messages(fd, false, take, &q, err);
-    if (poll(&p, 1, 0) < 0)
-        return err_errno(err, "poll");
-    if (p.revents & POLLIN)
-        return err_set(err, EAGAIN, "packets wait in a raw or ICMP socket, which can't be saved before they are read");
-    return 0;
+    if (peek_single(fd, "packets", take, &q, err) < 0)
+        return -err->code;
+    return q.m->n_queue ? dgram_check_again(q.m, fd, q.m->queue[0], err) : 0;
 }

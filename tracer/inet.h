@@ -44,6 +44,7 @@ void tcp_keep_release(struct ckpt *c, struct object *o);
 int dgram_collect(struct ckpt *c, int fd, struct object *o, struct err *err);
 int mcast_collect(struct ckpt *c, int fd, Inet *m, struct err *err); /* mcast.c: the groups that it is in */
 int dgram_peek(struct ckpt *c, int fd, struct object *o, struct err *err);
+int dgram_check_again(const Inet *m, int fd, const InetMessage *k, struct err *err); /* dgramagain.c: can it come again? */
 
 /* tcptable.c: all TCP sockets of the host and of the checkpoint, by their addresses. */
 struct tcp_table;

@@ -59,7 +59,10 @@ REFUSED = {
               "PACKET_RX_RING"),
     "frames": ("import socket\ns = socket.socket(17, 3, 0x0300)\nu = socket.socket(2, 2)\n"
                "u.sendto(b'x', ('127.0.0.1', 9))", "frames wait in a packet socket"),
-    "packets": ("import socket\ns = socket.socket(2, 3, 253)\ns.sendto(b'x', ('127.0.0.1', 0))", "packets wait in a raw"),
+    "packets": ("import socket\ns = socket.socket(2, 3, 253)\nfor i in (1, 2):\n    s.sendto(b'x', ('127.0.0.1', 0))",
+                "packets wait in it, of which only the first can be looked at"),
+    "kernel": ("import socket\ns = socket.socket(2, 3, 17)\nu = socket.socket(2, 2)\nu.bind(('127.0.0.1', 0))\n"
+               "u.sendto(b'x', u.getsockname())\nu.recv(1)", "packet of protocol 17 waits, of which the kernel"),
     "messages": ("import socket\ns = socket.socket(16, 3, 2)\nt = socket.socket(16, 3, 2)\ns.bind((0, 0))\nt.bind((0, 0))\n"
                  "t.sendto(b'x', s.getsockname())", "messages wait in a netlink socket"),
 }

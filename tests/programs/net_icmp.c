@@ -1,6 +1,6 @@
 /*
  * ICMP and ICMPv6 datagram sockets ("ping sockets"): bound to an identifier, connected, or nothing; echo requests
- * after the restart are answered to them.
+ * after the restart are answered to them, and an answer that was not read yet is still there.
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -58,9 +58,41 @@ static void ping(int fd, int family, bool connected, const char *what)
 }
 
 static struct set {
-    int fresh, bound, connected;
+    int fresh, bound, connected, waiting;
     uint16_t id, id2;
+    uint8_t reply[64]; /* what waits */
+    struct sockaddr_in6 from;
+    socklen_t from_len;
 } sets[2];
+
+static void make_waiting(struct set *s, int family)
+{
+    uint8_t q[64] = {family == AF_INET ? ICMP_ECHO : ICMP6_ECHO_REQUEST, 0, 0, 0, 0, 0, 0, 3};
+    struct sockaddr_in6 a;
+    socklen_t n = loopback(family, 0, &a);
+
+    check_fill(q + 8, sizeof(q) - 8, (uint64_t)family);
+    s->waiting = open_ping(family);
+    MUST(sendto(s->waiting, q, sizeof(q), 0, (void *)&a, n));
+    check_true(poll(&(struct pollfd){.fd = s->waiting, .events = POLLIN}, 1, 5000) == 1, "an answer");
+    s->from_len = sizeof(s->from);
+    check_num(sizeof(q), recvfrom(s->waiting, s->reply, sizeof(s->reply), MSG_PEEK, (void *)&s->from, &s->from_len),
+              "bytes of the answer");
+}
+
+static void check_waiting(struct set *s)
+{
+    uint8_t got[65] = {0};
+    struct sockaddr_in6 from = {0};
+    socklen_t n = sizeof(from);
+
+    check_num(sizeof(s->reply), recvfrom(s->waiting, got, sizeof(got), MSG_DONTWAIT, (void *)&from, &n),
+              "bytes of the answer that waited");
+    check_mem(s->reply, got, sizeof(s->reply), "the answer that waited");
+    check_num(s->from_len, n, "length of its sender's address");
+    check_mem(&s->from, &from, n, "its sender");
+    sock_expect_nothing(s->waiting, "where an answer waited");
+}
 
 static void make_set(struct set *s, int family, uint16_t id)
 {
@@ -77,6 +109,7 @@ static void make_set(struct set *s, int family, uint16_t id)
     n = loopback(family, 0, &a);
     MUST(connect(s->connected, (void *)&a, n));
     ping(s->bound, family, false, "before");
+    make_waiting(s, family);
     s->id = id_of(s->bound);
     s->id2 = id_of(s->connected);
 }
@@ -90,6 +123,7 @@ static void check_set(struct set *s, int family)
     ping(s->fresh, family, false, "new");
     ping(s->bound, family, false, "bound");
     ping(s->connected, family, true, "connected");
+    check_waiting(s);
 }
 
 int main(int argc, char **argv)
