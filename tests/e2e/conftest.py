@@ -98,20 +98,10 @@ GROUPS = {"pty": ("test_terminals.py", "[file_pty", "vim")}
 
 @pytest.hookimpl(tryfirst=True)  # before xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """Expected failures are in known_failures.txt, each with its reason."""
     for item in items:
         for group, parts in GROUPS.items():
             if any(part in item.nodeid for part in parts):
                 item.add_marker(pytest.mark.xdist_group(group))
-    known = []
-    for line in (pathlib.Path(__file__).parent / "known_failures.txt").read_text().splitlines():
-        name, colon, reason = line.partition(":")
-        if colon and not line.startswith("#"):
-            known.append((name.strip(), reason.strip()))
-    for item in items:
-        for name, reason in known:
-            if name in item.name:
-                item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
 
 
 def pytest_unconfigure(config):
