@@ -50,6 +50,8 @@ int checkpoint_collect(struct checkpoint *k, struct err *err)
     for (size_t i = 0; i < k->c.nprocs; i++)
         if (collect_process(&k->c, k->c.procs[i], err) < 0)
             return -err->code;
+    if (refuse_namespaces(&k->c, err) < 0)
+        return -err->code;
     log_trace("collect: processes");
     /* Threads first: ptrace cannot ask the one that runs the parasite. */
     if (collect_sharing(&k->c, err) < 0 || each(k, collect_threads, err) < 0 || each(k, enter_process, err) < 0)

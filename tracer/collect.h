@@ -8,6 +8,7 @@
 #include "tracer/ckpt.h"
 
 int collect_process(struct ckpt *c, struct proc *p, struct err *err);  /* process.c: from /proc */
+int refuse_namespaces(struct ckpt *c, struct err *err);                /* ownns.c: after collect_process of all */
 int collect_sharing(struct ckpt *c, struct err *err);                  /* process.c: CLONE_VM, CLONE_FILES, … */
 int prepare_threads(struct ckpt *c, struct proc *p, struct err *err);  /* thread.c: before anything is injected */
 /* thread.c: signals queued for a thread, or with PTRACE_PEEKSIGINFO_SHARED for its process, in order. */
