@@ -24,6 +24,9 @@
 #include "image/sysv.h"
 #include "image/sysv.pb-c.h"
 
+#ifndef SHM_HUGE_SHIFT
+#define SHM_HUGE_SHIFT 26
+#endif
 #define PAGE      4096ull
 #define VALUE_MAX 32767 /* SEMVMX */
 
@@ -50,9 +53,12 @@ static int failed(const Sysv *m, const char *what, struct err *err)
     return err_wrap(err, "System V %s %d", type_name(m), m->ipc_id);
 }
 
-static uint64_t whole_pages(uint64_t n)
+/* What a mapping of shared memory covers. */
+static uint64_t whole_pages(const Sysv *m)
 {
-    return (n + PAGE - 1) / PAGE * PAGE;
+    uint64_t page = m->huge_size ? m->huge_size : PAGE;
+
+    return (m->size + page - 1) / page * page;
 }
 
 static int sysv_prepare(struct restore *r, struct robject *o, struct err *err)
@@ -60,7 +66,7 @@ static int sysv_prepare(struct restore *r, struct robject *o, struct err *err)
     const Sysv *m = sysv_of(o);
 
     if (m->type < SYSV_SHM || m->type > SYSV_MSG || m->ipc_id < 0 || m->n_values > 32000 ||
-        m->size > 1ull << 46)
+        m->size > 1ull << 46 || m->huge_size > 1ull << 40 || (m->huge_size & (m->huge_size - 1)))
         return err_set(err, EINVAL, "a System V object of unknown type or size");
     for (size_t i = 0; i < m->n_values; i++)
         if (m->values[i] > VALUE_MAX)
@@ -144,6 +150,8 @@ static int get(const Sysv *m, int flags)
 {
     switch (m->type) {
     case SYSV_SHM:
+        if (m->huge_size)
+            flags |= SHM_HUGETLB | __builtin_ctzll(m->huge_size) << SHM_HUGE_SHIFT;
         return shmget(m->key, m->size, (int)m->mode | flags);
     case SYSV_SEM:
         return semget(m->key, (int)m->n_values, (int)m->mode | flags);
@@ -186,7 +194,7 @@ static int make(const Sysv *m, struct err *err)
         return err_set(err, EEXIST, "System V %s %d: another object has the key %#x now", type_name(m),
                        m->ipc_id, (unsigned)m->key);
     if (id < 0)
-        return failed(m, "making it", err);
+        return failed(m, m->huge_size ? "making it of huge pages (/proc/sys/vm/nr_hugepages)" : "making it", err);
     if (id != m->ipc_id) {
         remove_it(m, id);
         return err_set(err, EEXIST, "System V %s %d: the number is taken", type_name(m), m->ipc_id);
@@ -223,10 +231,10 @@ static int fill_shm(const struct restore *r, const struct robject *o, bool is_ne
     if (p == (void *)-1)
         return failed(m, "attaching it to fill it", err);
     if (!is_new)
-        memset(p, 0, whole_pages(m->size));
+        memset(p, 0, whole_pages(m));
     c = image_chunks(o->home->image, o->id, &n);
     for (size_t i = 0; i < n && res == 0; i++) {
-        if (c[i].addr > whole_pages(m->size) || c[i].len > whole_pages(m->size) - c[i].addr)
+        if (c[i].addr > whole_pages(m) || c[i].len > whole_pages(m) - c[i].addr)
             res = err_set(err, EINVAL, "shared memory %d: content beyond its end", m->ipc_id);
         else
             res = image_read_chunk(o->home->image, &c[i], p + c[i].addr, err);
@@ -319,7 +327,7 @@ int sysv_make_all(struct restore *r, struct err *err)
 /* Attach it anywhere, move the part that is wanted to its place, and let the rest go. */
 static void attach_part(struct inj_batch *b, const Sysv *m, const Vma *v, uint64_t flags, uint64_t base)
 {
-    uint64_t len = v->end - v->start, size = whole_pages(m->size);
+    uint64_t len = v->end - v->start, size = whole_pages(m);
 
     inj_call(b, BLOB_MUST, SYS_shmat, m->ipc_id, base, flags);
     inj_call(b, BLOB_MUST, SYS_mremap, base + v->offset, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, v->start);
@@ -355,7 +363,7 @@ int sysv_attach(struct restore *r, struct rproc *p, const Vma *v, struct err *er
         return err_set(err, EINVAL, "process %d: mapping at %#llx: its shared memory is not in the image",
                        p->pid, (unsigned long long)v->start);
     m = sysv_of(o);
-    size = whole_pages(m->size);
+    size = whole_pages(m);
     if (v->offset > size || v->end - v->start > size - v->offset || v->offset % PAGE)
         return err_set(err, EINVAL, "process %d: mapping at %#llx: beyond the end of shared memory %d",
                        p->pid, (unsigned long long)v->start, m->ipc_id);

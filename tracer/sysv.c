@@ -92,13 +92,11 @@ struct object *sysv_mapping_object(struct ckpt *c, struct proc *p, const struct 
         err_set(err, EOPNOTSUPP, "System V shared memory in an IPC namespace that is not the tracer's");
         return NULL;
     }
-    if (m->page_size > PAGE) {
-        err_set(err, EOPNOTSUPP, "System V shared memory of huge pages (SHM_HUGETLB) cannot be saved");
-        return NULL;
-    }
     o = sysv_add(c, SYSV_SHM, (int)m->ino, err);
     if (!o)
         return NULL;
+    if (m->page_size > PAGE)
+        ((Sysv *)o->msg)->huge_size = m->page_size;
     k = o->priv;
     if (!k->attached)
         o->proc = p;
@@ -174,12 +172,30 @@ static int failed(const Sysv *m, const char *what, struct err *err)
 
 /* ---- shared memory ---- */
 
+/* No call tells the size of its pages, a mapping does. */
+static int find_page_size(Sysv *m, struct err *err)
+{
+    void *p = shmat(m->ipc_id, NULL, SHM_RDONLY);
+    struct map *maps = NULL;
+    size_t n = 0;
+
+    if (p == (void *)-1)
+        return failed(m, "attaching it to look at it", err);
+    if (read_maps(getpid(), &maps, &n, err) == 0)
+        for (size_t i = 0; i < n; i++)
+            if (maps[i].start == (uint64_t)p && maps[i].page_size > PAGE)
+                m->huge_size = maps[i].page_size;
+    maps_free(maps, n);
+    shmdt(p);
+    return maps ? 0 : -err->code;
+}
+
 static int collect_shm(struct ckpt *c, int id, const struct shmid_ds *d, struct err *err)
 {
     struct object *o = sysv_add(c, SYSV_SHM, id, err);
     Sysv *m = o ? (Sysv *)o->msg : NULL;
 
-    if (!o)
+    if (!o || (!((struct sysv *)o->priv)->attached && find_page_size(m, err) < 0))
         return -err->code;
     keep_perm(m, &d->shm_perm, d->shm_ctime);
     m->size = d->shm_segsz;
@@ -244,7 +260,7 @@ static int sysv_write(struct ckpt *c, struct object *o, struct image_writer *w, 
         if (e->offset == 0 && e->end - e->start >= m->size)
             whole = e;
     if (whole) {
-        struct content one = {.fd = -1,
+        struct content one = {.fd = -1, .huge = m->huge_size != 0,
                               .extents = &(struct extent){whole->proc, whole->start, whole->end, 0, NULL},
                               .extent_end = whole->end - whole->start};
         return content_write(&one, o->id, (m->size + PAGE - 1) / PAGE * PAGE, w, err);

@@ -96,6 +96,7 @@ PROGRAMS = [
     Program("ipc_mqueue"),
     Program("ipc_posix"),
     Program("ipc_sysv"),
+    Program("ipc_sysv_huge"),
     Program("sock_listen"),
     Program("sock_options"),
     Program("sock_pair"),
