@@ -84,6 +84,7 @@ static int by_local(const void *x, const void *y)
 }
 
 struct directory {
+    const struct restore *r;
     struct rinet **list;
     size_t n;
 };
@@ -178,12 +179,12 @@ static int send_one(const struct directory *d, struct rinet *u, const InetMessag
     if (fd >= 0 && sendto(fd, k->data.data, k->data.len, MSG_DONTWAIT | MSG_NOSIGNAL, &to.sa, to_len) >= 0)
         return 0;
     if (!send_raw(u, &from, &to, k))
-        log_warn("a datagram of %zu bytes from %s that waited in a socket is lost: %s", k->data.len,
-                 inet_text(&e, text, sizeof(text)), strerror(errno));
+        restore_note(d->r, "a datagram of %zu bytes from %s that waited in a socket is lost: %s", k->data.len,
+                     inet_text(&e, text, sizeof(text)), strerror(errno));
     return 0;
 }
 
-static int fill_one(const struct directory *d, struct rinet *u, struct err *err)
+static int fill_one(const struct rsockets *s, const struct directory *d, struct rinet *u, struct err *err)
 {
     union address none = {.sa.sa_family = AF_UNSPEC}, a;
     socklen_t len;
@@ -192,7 +193,7 @@ static int fill_one(const struct directory *d, struct rinet *u, struct err *err)
     if (u->m->n_queue) {
         socket_widen(u->fd, SO_RCVBUF);
         for (size_t i = 0; i < u->m->n_queue; i++)
-            if ((is_udp(u) ? send_one(d, u, u->m->queue[i], err) : dgram_again(u, u->m->queue[i], err)) < 0)
+            if ((is_udp(u) ? send_one(d, u, u->m->queue[i], err) : dgram_again(s, u, u->m->queue[i], err)) < 0)
                 return -err->code;
         if (is_udp(u))
             connect(u->fd, &none.sa, sizeof(none.sa));
@@ -207,7 +208,7 @@ static int fill_one(const struct directory *d, struct rinet *u, struct err *err)
 int dgram_fill(struct rsockets *s, struct err *err)
 {
     _cleanup_free_ struct rinet **list = calloc(s->n_inets + 1, sizeof(*list));
-    struct directory d = {.list = list};
+    struct directory d = {.r = s->r, .list = list};
 
     if (!list)
         return err_set(err, ENOMEM, "out of memory");
@@ -216,7 +217,7 @@ int dgram_fill(struct rsockets *s, struct err *err)
             list[d.n++] = s->inets[i];
     qsort(list, d.n, sizeof(*list), by_local);
     for (size_t i = 0; i < s->n_inets; i++)
-        if (!rinet_is_tcp(s->inets[i]) && fill_one(&d, s->inets[i], err) < 0)
+        if (!rinet_is_tcp(s->inets[i]) && fill_one(s, &d, s->inets[i], err) < 0)
             return err_wrap(err, "datagram socket %llu", (unsigned long long)s->inets[i]->m->socket->ino);
     for (size_t i = 0; i < s->n_inets; i++)
         if (!rinet_is_tcp(s->inets[i]))

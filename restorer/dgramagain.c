@@ -1,7 +1,9 @@
 /*
  * Packets that waited in ICMP and raw sockets come again. An echo reply of this host is what an echo request from the
  * socket itself is answered with; another's, and what came to a raw socket, is sent with a header of our own over the
- * loopback interface, where nobody asks whose address it bears. No other socket of the images hears of it.
+ * loopback interface, where nobody asks whose address it bears. No other socket of the images hears of it; of a
+ * protocol that a raw socket of another program hears nothing is sent. (To answers of ICMP all programs listen, and know
+ * their own by its identifier.)
  */
 #include <errno.h>
 #include <linux/filter.h>
@@ -10,10 +12,11 @@
 #include <netinet/ip6.h>
 #include <netinet/ip_icmp.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
-#include "base/log.h"
 #include "base/util.h"
 #include "restorer/inet.h"
 
@@ -123,7 +126,39 @@ static bool has_come(const struct rinet *u, const InetMessage *k)
            !memcmp(got, k->data.data, k->data.len) && inet_address(&k->sender, &want) == len && !memcmp(&from, &want, len);
 }
 
-int dgram_again(const struct rinet *u, const InetMessage *k, struct err *err)
+static bool is_among(const struct rsockets *s, uint64_t ino)
+{
+    struct stat st;
+
+    for (size_t i = 0; i < s->n_inets; i++)
+        if (!rinet_is_tcp(s->inets[i]) && fstat(s->inets[i]->fd, &st) == 0 && st.st_ino == ino)
+            return true;
+    return false;
+}
+
+/* The kernel's table of raw sockets has the protocol where others have the port. */
+static bool others_hear(const struct rsockets *s, const struct rinet *u)
+{
+    bool v4 = u->m->socket->family == AF_INET;
+    uint32_t protocol = u->m->socket->protocol;
+    _cleanup_free_ char *text = NULL;
+    char *save = NULL;
+    size_t n;
+
+    if (protocol == IPPROTO_ICMP || protocol == IPPROTO_ICMPV6 ||
+        read_file(-1, v4 ? "/proc/net/raw" : "/proc/net/raw6", &text, &n) < 0)
+        return false;
+    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        unsigned long long ino;
+        unsigned number;
+        if (sscanf(line, " %*[^:]: %*[^:]:%x %*s %*s %*s %*s %*s %*s %*s %llu", &number, &ino) == 2 &&
+            number == protocol && !is_among(s, ino))
+            return true;
+    }
+    return false;
+}
+
+int dgram_again(const struct rsockets *s, const struct rinet *u, const InetMessage *k, struct err *err)
 {
     union address from;
     socklen_t len = inet_address(&k->sender, &from);
@@ -135,13 +170,16 @@ int dgram_again(const struct rinet *u, const InetMessage *k, struct err *err)
         k->data.len < (!is_raw(u) ? 8 : from.sa.sa_family == AF_INET ? sizeof(struct iphdr) : 0))
         return err_set(err, EINVAL, "a packet that cannot be one");
     dgram_listen(u);
-    if (!is_raw(u) && is_local(&from, len))
+    if (is_raw(u) && others_hear(s, u))
+        r = -EADDRINUSE;
+    else if (!is_raw(u) && is_local(&from, len))
         r = ask(u, k, &from, len);
     else
         r = from.sa.sa_family == AF_INET ? spoof4(u, k, &from) : spoof6(u, k, &from);
     inet_text(&e, text, sizeof(text));
     if (r < 0)
-        log_warn("a packet of %zu bytes from %s that waited in a socket is lost: %s", k->data.len, text, strerror(-r));
+        restore_note(s->r, "a packet of %zu bytes from %s that waited in a socket is lost: %s", k->data.len, text,
+                     r == -EADDRINUSE ? "another program would hear it again" : strerror(-r));
     else if (!has_come(u, k))
         return err_set(err, EIO, "a packet of %zu bytes from %s that waited in a socket does not come again as it was",
                        k->data.len, text);

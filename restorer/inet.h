@@ -71,7 +71,8 @@ int dgram_build(struct rinet *u, struct err *err);   /* dgram.c */
 int dgram_fill(struct rsockets *s, struct err *err);
 /* dgramagain.c: ICMP and raw sockets. A raw socket hears nothing until socket_late() or dgram_listen(). */
 int dgram_deafen(const struct rinet *u, struct err *err);
-int dgram_again(const struct rinet *u, const InetMessage *k, struct err *err); /* a packet that waited comes again */
+/* A packet that waited comes again. */
+int dgram_again(const struct rsockets *s, const struct rinet *u, const InetMessage *k, struct err *err);
 void dgram_listen(const struct rinet *u);
 
 #endif

@@ -64,7 +64,11 @@ REFUSED = {
     "kernel": ("import socket\ns = socket.socket(2, 3, 17)\nu = socket.socket(2, 2)\nu.bind(('127.0.0.1', 0))\n"
                "u.sendto(b'x', u.getsockname())\nu.recv(1)", "packet of protocol 17 waits, of which the kernel"),
     "messages": ("import socket\ns = socket.socket(16, 3, 2)\nt = socket.socket(16, 3, 2)\ns.bind((0, 0))\nt.bind((0, 0))\n"
-                 "t.sendto(b'x', s.getsockname())", "messages wait in a netlink socket"),
+                 "for i in (1, 2):\n    t.sendto(b'x', s.getsockname())", "messages wait in it, of which only the first"),
+    "group": ("import socket\ns = socket.socket(16, 3, 2)\nt = socket.socket(16, 3, 2)\ns.bind((0, 1))\nt.bind((0, 0))\n"
+              "try:\n    t.sendto(b'x', (0, 1))\nexcept OSError:\n    pass", "a message to a group waits"),
+    "answer": ("import socket, struct\ns = socket.socket(16, 3, 0)\n"
+               "s.send(struct.pack('IHHIIBxHiII', 32, 18, 1, 1, 0, 0, 0, 1, 0, 0))", "messages of the kernel wait"),
 }
 
 
@@ -124,3 +128,22 @@ def test_netlink_port_is_taken(lab):
     lab.wait_running()
     lab.write("stop", "")
     assert lab.finish() == 0
+
+
+def test_others_hear_nothing_of_a_packet_that_waited(lab):
+    """A raw socket of another program would get what comes again: then it is lost, as on a network, and that is said."""
+    lab.write("program.py", "import os, socket, time\ns = socket.socket(2, 3, 253)\ns.sendto(b'x', ('127.0.0.1', 0))\n"
+              "open('made', 'w').close()\nwhile not os.path.exists('stop'):\n    time.sleep(0.005)\n"
+              "s.setblocking(False)\ntry:\n    s.recv(99)\nexcept BlockingIOError:\n    raise SystemExit(7)\n")
+    lab.launch(["/usr/bin/python3", "program.py"], stdout=subprocess.DEVNULL)
+    lab.wait_until("the program has made its socket", lambda: lab.path("made").exists())
+    lab.checkpoint_and_kill()
+    with socket.socket(2, 3, 253) as other:
+        lab.restart(stdout=subprocess.DEVNULL)
+        lab.wait_running()
+        lab.write("stop", "")
+        assert lab.finish() == 7
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.recv(99)
+    assert "waited in a socket is lost" in lab.tail("restart.stderr")

@@ -1,6 +1,7 @@
 /*
  * Netlink sockets, to the kernel and to each other: not bound, bound by the kernel and by number, connected, with
- * options, filters and multicast groups; notifications of what happens after the restart.
+ * options, filters and multicast groups; notifications of what happens after the restart; messages that wait, from a
+ * socket that is there and from one that is gone.
  */
 #include <errno.h>
 #include <linux/filter.h>
@@ -57,6 +58,41 @@ static void ask(int fd, const char *what)
     check_num(name_of(fd, false).nl_pid, h->nlmsg_pid, "%s: port of the answer", what);
 }
 
+static int heard[2];
+static uint32_t gone;
+
+static void make_waiting(void)
+{
+    struct sockaddr_nl to;
+    int there = open_at(NETLINK_USERSOCK, 0, 0), other = open_at(NETLINK_USERSOCK, 0, 0);
+
+    for (int i = 0; i < 2; i++) {
+        heard[i] = open_at(NETLINK_USERSOCK, 0, 0);
+        to = name_of(heard[i], false);
+        MUST(sendto(i ? other : there, i ? "gone" : "there", 5, 0, (void *)&to, sizeof(to)));
+    }
+    to = name_of(there, false);
+    MUST(connect(heard[0], (void *)&(struct sockaddr_nl){.nl_family = AF_NETLINK, .nl_pid = to.nl_pid}, sizeof(to)));
+    gone = name_of(other, false).nl_pid;
+    close(other);
+}
+
+static void check_waiting(void)
+{
+    struct sockaddr_nl peer = name_of(heard[0], true);
+
+    for (int i = 0; i < 2; i++) {
+        struct sockaddr_nl from = {0};
+        socklen_t n = sizeof(from);
+        char buf[16] = "";
+        check_num(5, recvfrom(heard[i], buf, sizeof(buf), MSG_DONTWAIT, (void *)&from, &n), "bytes that waited");
+        check_str(i ? "gone" : "there", buf, "message that waited");
+        check_num(i ? gone : peer.nl_pid, from.nl_pid, "who sent what waited");
+        check_num(0, from.nl_groups, "its groups");
+        sock_expect_nothing(heard[i], "where a message waited");
+    }
+}
+
 static int fresh, bound, rtnl, filtered, connected, left, right, many;
 static struct sockaddr_nl bound_name, rtnl_name;
 
@@ -94,6 +130,7 @@ static void make(void)
     right = open_at(NETLINK_USERSOCK, 0, 0);
     to = name_of(right, false);
     MUST(connect(left, (void *)&to, sizeof(to)));
+    make_waiting();
     many = (int)MUST(socket(AF_NETLINK, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, NETLINK_GENERIC));
 }
 
@@ -126,6 +163,7 @@ static void check(void)
     check_num(5, recvfrom(right, buf, sizeof(buf), MSG_DONTWAIT, (void *)&from, &n), "bytes from another program");
     check_num(name_of(left, false).nl_pid, from.nl_pid, "who sent it");
     sock_expect_nothing(many, "generic netlink");
+    check_waiting();
 }
 
 int main(int argc, char **argv)
