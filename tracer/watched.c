@@ -16,6 +16,8 @@
 #include "base/util.h"
 
 #define SEARCH_MAX 300000u /* directory entries: less than a second */
+#define NEAR_MAX   50000u  /* the same where it is looked first */
+#define NEAR_DEPTH 4
 
 bool watched_parse(const char *line, struct watched *w)
 {
@@ -159,9 +161,9 @@ struct search {
     unsigned left;
 };
 
-static bool search_dir(struct search *s, const char *path);
+static bool search_dir(struct search *s, const char *path, unsigned depth);
 
-static bool search_entry(struct search *s, const char *path, const struct dirent *e, bool below)
+static bool search_entry(struct search *s, const char *path, const struct dirent *e, unsigned depth)
 {
     char child[4096];
 
@@ -171,11 +173,11 @@ static bool search_entry(struct search *s, const char *path, const struct dirent
         return false;
     if (e->d_ino == s->w->ino && take_path(s->c, child, s->w, s->p))
         return true;
-    return below && (e->d_type == DT_DIR || e->d_type == DT_UNKNOWN) && search_dir(s, child);
+    return depth && (e->d_type == DT_DIR || e->d_type == DT_UNKNOWN) && search_dir(s, child, depth);
 }
 
 /* The entries first, then what is below them: what is near is found soon. */
-static bool search_dir(struct search *s, const char *path)
+static bool search_dir(struct search *s, const char *path, unsigned depth)
 {
     bool found = false;
     struct stat st;
@@ -186,11 +188,11 @@ static bool search_dir(struct search *s, const char *path)
     if (st.st_ino == s->w->ino && take_path(s->c, path, s->w, s->p))
         return true;
     d = opendir(path);
-    for (int below = 0; d && below < 2 && !found; below++) {
+    for (int below = 0; d && below < 2 && !found && (!below || depth > 1); below++) {
         rewinddir(d);
         for (struct dirent *e = readdir(d); e && s->left && !found; e = readdir(d)) {
             s->left--;
-            found = search_entry(s, path, e, below);
+            found = search_entry(s, path, e, below ? depth - 1 : 0);
         }
     }
     if (d)
@@ -206,7 +208,7 @@ static bool search_around(struct search *s, const char *start)
     snprintf(path, sizeof(path), "%s", start);
     while (path[0] == '/' && s->left) {
         char *slash = strrchr(path, '/');
-        if (search_dir(s, path))
+        if (search_dir(s, path, ~0u))
             return true;
         if (!path[1])
             break;
@@ -215,20 +217,52 @@ static bool search_around(struct search *s, const char *start)
     return false;
 }
 
-static bool find_by_search(struct ckpt *c, const struct watched *w, struct place *p)
+/*
+ * What is watched and not the program's own is mostly near the top of its file system: what of the system
+ * changes (the time zone, settings, fonts). From below, a search of everything would not come there soon.
+ */
+static bool search_tops(struct search *s)
 {
-    struct search s = {c, w, p, SEARCH_MAX};
+    _cleanup_free_ char *text = NULL;
+    char *save = NULL, point[4096];
+    struct err ignored;
+    unsigned ma, mi;
+
+    if (read_proc(&text, NULL, &ignored, "%d/mountinfo", getpid()) < 0)
+        return false;
+    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+        if (sscanf(line, "%*d %*d %u:%u %*s %4095s", &ma, &mi, point) == 3 && makedev(ma, mi) == s->w->dev &&
+            search_dir(s, point, NEAR_DEPTH))
+            return true;
+    return false;
+}
+
+static bool search_cwds(struct search *s, bool near)
+{
     char link[64];
 
-    for (size_t i = 0; i < c->nprocs; i++) {
-        const struct proc *q = c->procs[i];
+    for (size_t i = 0; i < s->c->nprocs; i++) {
+        const struct proc *q = s->c->procs[i];
 
         snprintf(link, sizeof(link), "/proc/%d/cwd", q->pid);
         _cleanup_free_ char *cwd = q->zombie ? NULL : readlink_dup(link);
-        if (cwd && search_around(&s, cwd))
+        if (cwd && (near ? search_dir(s, cwd, NEAR_DEPTH) : search_around(s, cwd)))
             return true;
     }
-    return search_around(&s, "/tmp") || search_around(&s, "/dev/shm");
+    return false;
+}
+
+static bool find_by_search(struct ckpt *c, const struct watched *w, struct place *p)
+{
+    struct search s = {c, w, p, NEAR_MAX};
+
+    if (search_cwds(&s, true))
+        return true;
+    s.left = NEAR_MAX;
+    if (search_tops(&s))
+        return true;
+    s.left = SEARCH_MAX;
+    return search_cwds(&s, false) || search_around(&s, "/tmp") || search_around(&s, "/dev/shm");
 }
 
 int watched_find(struct ckpt *c, const struct proc *p, const struct watched *w, struct place *found,

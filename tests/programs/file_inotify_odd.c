@@ -1,7 +1,7 @@
 /*
  * inotify on things that are hard to find again: a file that is open but has no name any more, a symbolic
- * link itself, a directory far from everything that is open, a file that was renamed; a watch for one event
- * only; a queue that has overflown; the end of watches, queued.
+ * link itself, a directory far from everything that is open, one of the system's, a file that was renamed; a
+ * watch for one event only; a queue that has overflown; the end of watches, queued.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -80,6 +80,7 @@ int main(int argc, char **argv)
     MUST(rename(check_path("first"), check_path("a/b/second")));
     check_spit(check_path("once"), "x", 1);
     once = watch(odd, check_path("once"), IN_MODIFY | IN_ONESHOT);
+    inotify_add_watch(odd, "/usr/share/zoneinfo/Etc", IN_CREATE); /* of the system; it may not be there */
     full = new_instance();
     dir = watch(full, check_dir(), IN_ATTRIB);
     for (int i = 0; i < 20000; i++) /* as a rule 16384 fit in */
