@@ -129,6 +129,7 @@ static int make(struct restore *r, struct robject *o, struct err *err)
     switch (f->plan) {
     case FILE_AS_IT_IS:
     case FILE_OF_PROCESS:
+    case FILE_OF_NOBODY:
         break;
     case FILE_CUT_BACK:
         e = cut_back(o, f->path, err);
@@ -191,22 +192,28 @@ static int open_of_process(struct restore *r, const File *m, uint32_t flags, int
     return *fd < 0 ? err_errno(err, "%s", path) : 0;
 }
 
-/* The same of a process that has ended: a child that ends is as good. It only waits to be killed. */
-static int open_of_dead_process(const File *m, uint32_t flags, int *fd, struct err *err)
+/*
+ * The same of a process that has ended: a child that ends is as good. It only waits to be killed. rest: the
+ * path below /proc/PID.
+ */
+static int open_of_dead_process(const char *rest, uint32_t flags, int *fd, struct err *err)
 {
     _cleanup_free_ char *path = NULL;
     pid_t pid = fork();
+    int tid, n = 0;
 
     if (pid < 0)
         return err_errno(err, "fork");
     if (pid == 0)
         for (;;)
             pause();
-    path = format("/proc/%d/%.*s", pid, (int)m->path.len, (const char *)m->path.data);
+    if (sscanf(rest, "task/%d%n", &tid, &n) == 1)
+        path = format("/proc/%d/task/%d%s", pid, pid, rest + n);
+    else
+        path = format("/proc/%d/%s", pid, rest);
     *fd = path ? open(path, (int)(flags | O_CLOEXEC | O_NOCTTY)) : -1;
     if (*fd < 0)
-        err_errno(err, "/proc/PID/%.*s of a process that has ended", (int)m->path.len,
-                  (const char *)m->path.data);
+        err_errno(err, "/proc/PID/%s of a process that has ended", rest);
     kill(pid, SIGKILL);
     waitpid(pid, NULL, 0);
     return *fd < 0 ? -err->code : 0;
@@ -252,7 +259,10 @@ static int file_open(struct restore *r, struct robject *o, struct rofd *d, int *
     uint32_t flags = open_flags(d->msg);
 
     if (f->plan == FILE_OF_PROCESS)
-        return m->deleted ? open_of_dead_process(m, flags, fd, err) : open_of_process(r, m, flags, fd, err);
+        return m->deleted ? open_of_dead_process(f->path, flags, fd, err)
+                          : open_of_process(r, m, flags, fd, err);
+    if (f->plan == FILE_OF_NOBODY)
+        return open_of_dead_process(file_below_proc_pid(m, f->path), flags, fd, err);
     *fd = -ESTALE;
     if (f->plan == FILE_NAMELESS && nameless_first(f, d, fd))
         return 0;
@@ -262,6 +272,8 @@ static int file_open(struct restore *r, struct robject *o, struct rofd *d, int *
         *fd = open_by_name(o, f->path, flags);
     if (*fd == -ESTALE)
         *fd = reopen(o->fd, flags);
+    if (*fd == -ENOENT && file_below_proc_pid(m, f->path)) /* not in our new pid namespace */
+        return open_of_dead_process(file_below_proc_pid(m, f->path), flags, fd, err);
     if (*fd < 0)
         return err_set(err, -*fd, "%s: %s", f->path, strerror(-*fd));
     return 0;

@@ -13,6 +13,7 @@ enum file_plan {
     FILE_OVERWRITE,  /* it has changed; its content was saved */
     FILE_NAMELESS,   /* its content goes into a file that nobody else can see */
     FILE_OF_PROCESS, /* below /proc/PID of the tree: there only when the processes are */
+    FILE_OF_NOBODY,  /* below /proc/PID of another process, which has ended */
 };
 
 struct rfile {
@@ -26,6 +27,10 @@ struct rfile {
 
 /* robject.fd becomes an O_PATH handle of what is there, if the plan needs one. */
 int file_prepare(struct restore *r, struct robject *o, struct err *err);
+
+/* What follows "/proc/PID/" in the path of a file there, which is not of the tree; NULL: it is another file.
+ */
+const char *file_below_proc_pid(const File *m, const char *path);
 
 /* Make a file with the saved content and no name; o->fd becomes a handle of it. */
 int nameless_file(struct restore *r, struct robject *o, struct err *err);

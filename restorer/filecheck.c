@@ -145,8 +145,22 @@ static bool place_is_gone(const char *path)
     return !slash || access(dir, W_OK | X_OK) < 0;
 }
 
+const char *file_below_proc_pid(const File *m, const char *path)
+{
+    int pid, n = 0;
+
+    if (m->fs_type.len != 4 || memcmp(m->fs_type.data, "proc", 4) ||
+        sscanf(path, "/proc/%d%n", &pid, &n) != 1)
+        return NULL;
+    return path[n] == '/' ? path + n + 1 : path[n] ? NULL : path + n;
+}
+
 static int plan_missing(const File *m, struct rfile *f, struct err *err)
 {
+    if (errno == ENOENT && file_below_proc_pid(m, f->path)) {
+        f->plan = FILE_OF_NOBODY;
+        return 0;
+    }
     if (m->disposable && m->content_saved && (errno != ENOENT || place_is_gone(f->path))) {
         f->plan = FILE_NAMELESS;
         return 0;

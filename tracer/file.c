@@ -125,11 +125,11 @@ static int locate_proc(struct ckpt *c, File *m, const char *link, struct err *er
     rest = below_proc_pid(path, &pid);
     if (!rest)
         return gone ? err_set(err, ENOTSUP, "a deleted file of /proc cannot be saved") : 0;
+    if (!gone && !ckpt_find_proc(c, pid))
+        return 0; /* of somebody outside, who may have ended at the restart */
     if (of_other_thread(rest, pid))
         return err_set(err, ENOTSUP, "a file of a thread below /proc cannot be saved yet");
     m->deleted = gone;
-    if (!gone && !ckpt_find_proc(c, pid))
-        return 0; /* of somebody outside: must be there at the restart */
     m->proc_pid = pid;
     m->path = arena_text(c->arena, rest);
     return 0;

@@ -236,3 +236,36 @@ def test_end_of_file_outside(lab):
     lab.write("stop", "")
     assert lab.finish() == 0
     assert said(lab) == ["last words", "end"]
+
+
+# As ps and top do: what is below /proc/PID of a process that has nothing to do with the program.
+STRANGER = """
+import os, sys, time
+base = f"/proc/{sys.argv[1]}"
+dir = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+fds = [os.open(base + "/stat", os.O_RDONLY), os.open(base + f"/task/{sys.argv[1]}/stat", os.O_RDONLY | os.O_NOFOLLOW)]
+open("made", "w").close()
+while not os.path.exists("stop"):
+    time.sleep(0.005)
+for open_it in (lambda: os.open("stat", os.O_RDONLY, dir_fd=dir), lambda: fds[0], lambda: fds[1]):
+    try:
+        print(os.read(open_it(), 100).split()[1].decode())
+    except OSError as e:
+        print(e.strerror)
+"""
+
+@pytest.mark.parametrize("user", harness.users(), indirect=True)
+@pytest.mark.parametrize("ends", (False, True), ids=("lives", "ends"))
+def test_proc_of_a_stranger(lab, user, ends):
+    """It may have ended at the restart, and is not there in a new pid namespace: then its files say so."""
+    stranger = lab.popen(["sleep", "100"])
+    lab.write("program.py", STRANGER)
+    lab.launch(["/usr/bin/python3", "program.py", stranger.pid], stdout=open(lab.write("said", ""), "wb"))
+    lab.wait_until("the program has opened the files", lambda: lab.path("made").exists())
+    lab.checkpoint_and_kill()
+    if ends:
+        stranger.kill()
+        stranger.wait()
+    restart(lab)
+    lives, ended = {"(sleep)"}, {"No such process"}
+    assert set(said(lab)) <= (ended if ends else lives if user.name == "root" else lives | ended)
