@@ -29,16 +29,30 @@ struct sched_attr_ { /* struct sched_attr of linux/sched/types.h, which clashes 
     uint64_t runtime, deadline, period;
 };
 
+/* A restart under nice(1) by an ordinary user: the program is as nice as that. */
+static int nice_to_be_had(int nice)
+{
+    int mine = getpriority(PRIO_PROCESS, 0);
+
+    if (nice >= mine)
+        return nice;
+    if (setpriority(PRIO_PROCESS, 0, nice) < 0)
+        return mine;
+    setpriority(PRIO_PROCESS, 0, mine);
+    return nice;
+}
+
 static void add_sched(const Thread *t, struct inj_batch *b)
 {
-    struct sched_attr_ a = {sizeof(a), t->policy, t->sched_flags & 1, t->nice, t->rt_priority,
+    const int nice = nice_to_be_had(t->nice);
+    struct sched_attr_ a = {sizeof(a), t->policy, t->sched_flags & 1, nice, t->rt_priority,
                             t->dl_runtime, t->dl_deadline, t->dl_period};
     cpu_set_t mine;
 
-    if (t->policy || t->sched_flags || t->nice != getpriority(PRIO_PROCESS, 0))
+    if (t->policy || t->sched_flags || nice != getpriority(PRIO_PROCESS, 0))
         inj_call(b, BLOB_MUST, SYS_sched_setattr, 0, inj_data(b, &a, sizeof(a)), 0);
-    if (t->policy && t->nice) /* sched_setattr(2) heeds it for two policies only */
-        inj_call(b, 0, SYS_setpriority, PRIO_PROCESS, 0, t->nice);
+    if (t->policy && nice) /* sched_setattr(2) heeds it for two policies only */
+        inj_call(b, 0, SYS_setpriority, PRIO_PROCESS, 0, nice);
     if (t->affinity.len && (sched_getaffinity(0, sizeof(mine), &mine) < 0 || t->affinity.len > sizeof(mine) ||
                             memcmp(&mine, t->affinity.data, t->affinity.len) != 0))
         inj_call(b, 0, SYS_sched_setaffinity, 0, t->affinity.len, inj_data(b, t->affinity.data, t->affinity.len));
