@@ -1,6 +1,6 @@
 /*
  * Internet sockets that have datagrams: UDP, UDP-Lite, ICMP ("ping") and raw. UDP can be peeked at behind the first
- * message, the others can't (no SO_PEEK_OFF): of them one message is saved (single.h) that can be made to come again.
+ * message, the others can't (no SO_PEEK_OFF; single.h): of them messages are saved that can be made to come again.
  */
 #include <errno.h>
 #include <linux/sockios.h>
@@ -148,5 +148,8 @@ int dgram_peek(struct ckpt *c, int fd, struct object *o, struct err *err)
         return peek_messages(fd, false, take, &q, err);
     if (peek_single(fd, "packets", take, &q, err) < 0)
         return -err->code;
-    return q.m->n_queue ? dgram_check_again(q.m, fd, q.m->queue[0], err) : 0;
+    for (size_t i = 0; i < q.m->n_queue; i++)
+        if (dgram_check_again(q.m, fd, q.m->queue[i], err) < 0)
+            return -err->code;
+    return 0;
 }

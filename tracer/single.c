@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/util.h"
+#include "tracer/skbqueue.h"
 
 #define MOST     (256u << 10)
 #define OVERHEAD 512u /* a message takes more than this in addition to its bytes: SKB_TRUESIZE(0) is 576 at least */
@@ -33,6 +35,7 @@ int peek_single(int fd, const char *what, int (*each)(void *arg, struct peeked *
     struct peeked p = {.data = buffer};
     struct iovec iov = {buffer, MOST};
     struct msghdr m = {.msg_name = &p.from, .msg_namelen = sizeof(p.from), .msg_iov = &iov, .msg_iovlen = 1};
+    struct err why = {0};
     uint32_t taken = 0;
     ssize_t n;
 
@@ -43,9 +46,13 @@ int peek_single(int fd, const char *what, int (*each)(void *arg, struct peeked *
         return errno == EAGAIN ? 0 : err_errno(err, "reading what waits in the socket");
     if (bytes_taken(fd, &taken, err) < 0)
         return -err->code;
-    if ((m.msg_flags & MSG_TRUNC) || taken >= (size_t)n + 2 * OVERHEAD)
-        return err_set(err, EAGAIN, "%s wait in it, of which only the first can be looked at before it is read", what);
     p.len = (size_t)n;
     p.from_len = m.msg_namelen;
-    return each(arg, &p, err);
+    if (!(m.msg_flags & MSG_TRUNC) && taken < (size_t)n + 2 * OVERHEAD)
+        return each(arg, &p, err);
+    if (!(m.msg_flags & MSG_TRUNC) && skbqueue_peek(fd, &p, taken, each, arg, &why) == 0)
+        return 0;
+    log_trace("looking at all %s: %s", what, why.msg);
+    return why.code == EAGAIN ? err_set(err, EAGAIN, "%s", why.msg) :
+           err_set(err, EAGAIN, "%s wait in it, of which only the first can be looked at before it is read", what);
 }

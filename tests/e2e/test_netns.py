@@ -13,6 +13,7 @@ from survive import MODES, Program, control, survive
 
 PROGRAMS = [
     Program("net_icmp"),
+    Program("net_many", refused={"user": "of which only the first can be looked at"}),
     Program("net_netlink"),
     Program("net_packet", users=("root",)),
     Program("net_raw", users=("root",)),
@@ -59,12 +60,8 @@ REFUSED = {
               "PACKET_RX_RING"),
     "frames": ("import socket\ns = socket.socket(17, 3, 0x0300)\nu = socket.socket(2, 2)\n"
                "u.sendto(b'x', ('127.0.0.1', 9))", "frames wait in a packet socket"),
-    "packets": ("import socket\ns = socket.socket(2, 3, 253)\nfor i in (1, 2):\n    s.sendto(b'x', ('127.0.0.1', 0))",
-                "packets wait in it, of which only the first can be looked at"),
     "kernel": ("import socket\ns = socket.socket(2, 3, 17)\nu = socket.socket(2, 2)\nu.bind(('127.0.0.1', 0))\n"
                "u.sendto(b'x', u.getsockname())\nu.recv(1)", "packet of protocol 17 waits, of which the kernel"),
-    "messages": ("import socket\ns = socket.socket(16, 3, 2)\nt = socket.socket(16, 3, 2)\ns.bind((0, 0))\nt.bind((0, 0))\n"
-                 "for i in (1, 2):\n    t.sendto(b'x', s.getsockname())", "messages wait in it, of which only the first"),
     "group": ("import socket\ns = socket.socket(16, 3, 2)\nt = socket.socket(16, 3, 2)\ns.bind((0, 1))\nt.bind((0, 0))\n"
               "try:\n    t.sendto(b'x', (0, 1))\nexcept OSError:\n    pass", "a message to a group waits"),
     "answer": ("import socket, struct\ns = socket.socket(16, 3, 0)\n"
