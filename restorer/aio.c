@@ -17,6 +17,7 @@
 #include "restorer/restore.h"
 
 #define AIO_MAGIC 0xa10a10a1u
+#define ROUND     64u /* events that are counted up at once, at most */
 
 /* fs/aio.c: struct aio_ring */
 struct aio_ring {
@@ -79,36 +80,55 @@ static int transfer(struct rproc *p, uint64_t addr, void *buf, size_t n, bool wr
 }
 
 /* `n` reads of /dev/null, each with an event. They are done when io_submit returns. */
-static int count_up(struct rproc *p, uint64_t ctx, uint32_t n, struct err *err)
+static int read_null(struct inj_batch *b, uint64_t ctx, int64_t fd, uint32_t n, struct err *err)
 {
+    struct iocb cb = {.aio_lio_opcode = IOCB_CMD_PREAD, .aio_fildes = (uint32_t)fd};
+    uint64_t list[ROUND], at;
+    uint32_t call;
+
+    inj_reset(b);
+    at = inj_data(b, &cb, sizeof(cb));
+    for (uint32_t i = 0; i < n; i++)
+        list[i] = at;
+    call = inj_call(b, 0, SYS_io_submit, ctx, n, inj_data(b, list, n * sizeof(list[0])));
+    if (inj_run(b, err) < 0)
+        return -err->code;
+    return inj_ret(b, call) == n ? 0 : err_set(err, EIO, "its events cannot be counted up");
+}
+
+static int put_head(struct rproc *p, const Aio *m, uint32_t head, struct err *err)
+{
+    return transfer(p, m->address + offsetof(struct aio_ring, head), &head, sizeof(head), true, err);
+}
+
+/*
+ * As many events as the ring had, and of those only the ones that the program has not fetched stay: each
+ * takes a request of those that may be under way until it is fetched. And the kernel gives requests to each
+ * CPU in batches, so that never all can be had (fs/aio.c: get_reqs_available). So what counts as fetched
+ * follows in small steps.
+ */
+static int count_up(struct rproc *p, const Aio *m, const struct aio_ring *old, struct err *err)
+{
+    const uint32_t unread = (old->tail + old->nr - old->head) % old->nr;
+    const uint32_t fetched = old->tail + (old->tail < unread ? old->nr : 0) - unread;
+    const uint32_t round = old->nr / 4 < ROUND ? old->nr / 4 : ROUND;
     _cleanup_batch_ struct inj_batch b = {0};
-    struct iocb cb = {.aio_lio_opcode = IOCB_CMD_PREAD};
-    uint64_t list[64], cb_at, list_at;
-    uint32_t open_call, submit_call;
+    uint32_t open_call, now;
     int64_t fd;
 
-    if (n == 0)
-        return 0;
     if (inj_begin(&b, &p->inj, err) < 0)
         return -err->code;
     open_call = inj_call(&b, BLOB_MUST, SYS_openat, AT_FDCWD, inj_str(&b, "/dev/null"), O_RDONLY | O_CLOEXEC);
     if (inj_run(&b, err) < 0 || inj_check(&b, err, "/dev/null") < 0)
         return -err->code;
     fd = inj_ret(&b, open_call);
-    while (n > 0) {
-        uint32_t now = n < ARRAY_SIZE(list) ? n : (uint32_t)ARRAY_SIZE(list);
-        inj_reset(&b);
-        cb.aio_fildes = (uint32_t)fd;
-        cb_at = inj_data(&b, &cb, sizeof(cb));
-        for (uint32_t i = 0; i < now; i++)
-            list[i] = cb_at;
-        list_at = inj_data(&b, list, now * sizeof(list[0]));
-        submit_call = inj_call(&b, 0, SYS_io_submit, ctx, now, list_at);
-        if (inj_run(&b, err) < 0)
+    for (uint32_t done = 0; done < fetched + unread; done += now) {
+        uint32_t left = done < fetched ? fetched - done : fetched + unread - done;
+        now = left < round ? left : round;
+        if (done <= fetched && put_head(p, m, done % old->nr, err) < 0)
             return -err->code;
-        if (inj_ret(&b, submit_call) != now)
-            return err_set(err, EIO, "its events cannot be counted up");
-        n -= now;
+        if (read_null(&b, m->address, fd, now, err) < 0)
+            return -err->code;
     }
     inj_reset(&b);
     inj_call(&b, 0, SYS_close, fd);
@@ -138,13 +158,13 @@ static int make(struct rproc *p, const Aio *m, struct err *err)
     if (now.nr != old.nr)
         return err_set(err, EOPNOTSUPP, "on this machine it has room for %u events instead of %u", now.nr,
                        old.nr);
-    if (move(p, m, at, err) < 0 || count_up(p, m->address, old.tail, err) < 0)
+    if (move(p, m, at, err) < 0 || count_up(p, m, &old, err) < 0)
         return -err->code;
     /* Behind the header everything, and in it the head, which is the program's. */
     if (transfer(p, m->address + sizeof(old), m->ring.data + sizeof(old), m->size - sizeof(old), true, err) <
         0)
         return -err->code;
-    return transfer(p, m->address + offsetof(struct aio_ring, head), &old.head, sizeof(old.head), true, err);
+    return put_head(p, m, old.head, err);
 }
 
 static int aio_arm(struct restore *r, struct robject *o, struct err *err)

@@ -1,6 +1,7 @@
 /*
  * Asynchronous I/O (io_setup(2)): a context with events that are not fetched yet, after its ring went around;
- * the context's id, which is an address, stays valid.
+ * one that is at the last place of its ring; one whose events go over the end of its ring. The context's id,
+ * which is an address, stays valid.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -39,9 +40,27 @@ static void expect(aio_context_t ctx, uint64_t data, long res)
     check_num(res, e.res, "result of %llu", (unsigned long long)data);
 }
 
+static uint32_t places(aio_context_t ctx)
+{
+    return ((const uint32_t *)(uintptr_t)ctx)[1]; /* fs/aio.c: struct aio_ring */
+}
+
+/* A context whose next event is put so many places before the end of its ring. */
+static aio_context_t make_at(int fd, unsigned before_end)
+{
+    aio_context_t ctx = 0;
+
+    MUST(syscall(SYS_io_setup, 40, &ctx));
+    for (unsigned i = 0; i < places(ctx) - before_end; i++) {
+        submit(ctx, fd, 7, 1, 0, i);
+        expect(ctx, i, 1);
+    }
+    return ctx;
+}
+
 int main(int argc, char **argv)
 {
-    aio_context_t ctx = 0, other = 0;
+    aio_context_t ctx = 0, other = 0, last, over;
     struct io_event e;
     struct timespec none = {0};
     int fd;
@@ -59,6 +78,10 @@ int main(int argc, char **argv)
     submit(ctx, fd, 0, 5, 3, 1001);
     submit(ctx, fd, 1, 5, 18, 1002);
     submit(other, fd, 2, 4, 0, 1003);
+    last = make_at(fd, 1);
+    over = make_at(fd, 20);
+    for (unsigned i = 0; i < 30; i++)
+        submit(over, fd, 7, 1, 0, 2000 + i);
 
     check_wait();
 
@@ -67,9 +90,15 @@ int main(int argc, char **argv)
     check_mem("34567", buf[0], 5, "what was read");
     check_num(0, syscall(SYS_io_getevents, ctx, 0, 1, &e, &none), "further events");
     expect(other, 1003, 4);
+    for (unsigned i = 0; i < 30; i++)
+        expect(over, 2000 + i, 1);
     for (unsigned i = 0; i < 150; i++) {
         submit(ctx, fd, 7, 1, i % 20, i);
         expect(ctx, i, 1);
+        submit(last, fd, 7, 1, i % 20, i);
+        expect(last, i, 1);
+        submit(over, fd, 7, 1, i % 20, i);
+        expect(over, i, 1);
     }
     check_num(0, syscall(SYS_io_destroy, ctx), "io_destroy");
     check_num(0, syscall(SYS_io_destroy, other), "io_destroy");
