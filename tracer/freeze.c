@@ -25,42 +25,11 @@
 #include "tracer/calls.h"
 #include "tracer/keepback.h"
 #include "tracer/procfs.h"
+#include "tracer/seize.h"
 #include "tracer/tasks.h"
 #include "tracer/vforkwait.h"
 
 #define VFORK_PATIENCE_NS 2000000000ll /* how long a vfork child may take to exec or exit */
-
-/* Why a thread cannot be seized, in words that help. Returns 0 when it has only ended meanwhile. */
-static int explain_seize(pid_t pid, pid_t tid, int code, struct err *err)
-{
-    struct proc_status st;
-    struct proc_stat s;
-    struct err ignored;
-    pid_t other;
-
-    if (code == ESRCH || read_task_stat(pid, tid, &s, &ignored) < 0 || s.state == 'Z' || s.state == 'X')
-        return 0;
-    if (read_status(pid, tid, &st, &ignored) < 0)
-        return 0;
-    other = st.tracer;
-    proc_status_free(&st);
-    if (other)
-        return err_set(err, EBUSY, "process %d (%s): is being traced by process %d (a debugger?); end that first", pid,
-                       s.comm, other);
-    return err_set(err, code, "process %d (%s): may not be traced (%s): it is another user's, set-user-ID, or not dumpable",
-                   pid, s.comm, strerror(code));
-}
-
-static bool traced_by_us(pid_t pid, pid_t tid)
-{
-    struct proc_status st;
-    struct err ignored;
-
-    if (read_status(pid, tid, &st, &ignored) < 0)
-        return false;
-    proc_status_free(&st);
-    return st.tracer == getpid();
-}
 
 /* Go on until the stop that was asked for. */
 static void again(struct thread *t, int sig)
@@ -69,51 +38,101 @@ static void again(struct thread *t, int sig)
     ptrace(PTRACE_CONT, t->tid, NULL, (long)sig);
 }
 
-static int seize(struct ckpt *c, struct proc *p, struct thread *t, struct err *err)
+static int seize(struct ckpt *c, const struct seizing *s, struct proc *p, struct thread *t, struct err *err)
 {
-    if (ptrace(PTRACE_SEIZE, t->tid, NULL, FREEZE_OPTIONS) < 0) {
-        int code = errno;
-        t->gone = true;
-        t->seized = code == EPERM && traced_by_us(p->pid, t->tid); /* left over from a thaw: see thaw_late() */
-        if (!t->seized)
-            return explain_seize(p->pid, t->tid, code, err);
-        t->gone = false;
-    }
-    t->seized = true;
+    if (seize_thread(s, p, t, FREEZE_OPTIONS, err) < 0)
+        return -err->code;
+    if (t->gone)
+        return 0;
     if (c->options.keepback && keepback_find(c->options.keepback, t)) {
         p->kept_back = true;
         again(t, 0); /* it has been told of its stop already */
         return 0;
     }
     note_blocked_call(&c->clocks, p->pid, t);
-    if (ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL) < 0)
-        t->gone = errno == ESRCH;
+    ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL); /* ESRCH: it has ended, and whoever executes a program waits until we know */
     return 0;
 }
 
-/* Seize the threads of a process that are not known yet; *found counts them. */
-static int seize_new(struct ckpt *c, struct proc *p, size_t *found, struct err *err)
+/* A first thread that is gone, and yet there: another one has executed a program and has its id now. */
+static bool is_heir(const struct proc *p, const struct thread *t)
 {
-    _cleanup_free_ int *tids = NULL;
-    char dir[40];
-    size_t n, known = p->nthreads;
-    struct err gone;
+    return t->gone && t->tid == p->pid && task_exists(p->pid, t->tid);
+}
 
-    snprintf(dir, sizeof(dir), "/proc/%d/task", p->pid);
-    if (list_numbers(dir, &tids, &n, &gone) < 0)
-        return 0; /* it has ended */
-    for (size_t i = 0; i < n; i++) {
-        struct thread *t = known ? tasks_find_thread(p, tids[i]) : NULL;
-        if (t)
+/*
+ * The same happens to a first thread that has stopped, and nobody tells. The new one is ours if it was seized under its
+ * old id; then it has still to stop. Returns how many there are.
+ */
+static size_t find_heirs(struct ckpt *c)
+{
+    size_t found = 0;
+
+    for (size_t i = 0; i < c->nprocs; i++) {
+        struct thread *t = tasks_find_thread(c->procs[i], c->procs[i]->pid);
+        siginfo_t info;
+        if (!t || c->procs[i]->kept_back)
             continue;
-        t = tasks_add_thread(p, tids[i]);
+        if (t->stopped && !t->gone && c->procs[i]->nthreads > 1 &&
+            (ptrace(PTRACE_GETSIGINFO, t->tid, NULL, &info) < 0 || info.si_code >> 8 != PTRACE_EVENT_STOP)) {
+            t->stopped = false;
+            t->gone = !seized_by_us(t->tid, t->tid);
+            found += !t->gone;
+        }
+        found += is_heir(c->procs[i], t);
+    }
+    return found;
+}
+
+/* Who executes a program ends all other threads. */
+static void all_gone(struct proc *p)
+{
+    for (size_t k = 0; k < p->nthreads; k++)
+        p->threads[k].gone = true;
+}
+
+/* Seize the threads of a process that are not known yet; *found counts them. */
+static int seize_each(struct ckpt *c, const struct seizing *s, struct proc *p, const int *tids, size_t n, size_t *found,
+                      struct err *err)
+{
+    size_t known = p->nthreads;
+
+    for (size_t i = 0; i < n; i++) {
+        /* its own id may be listed twice while another thread takes it over */
+        struct thread *t = known || tids[i] == p->pid ? tasks_find_thread(p, tids[i]) : NULL;
+        if (t && !is_heir(p, t))
+            continue;
+        if (t)
+            all_gone(p);
+        else
+            t = tasks_add_thread(p, tids[i]);
         if (!t)
             return err_set(err, ENOMEM, "out of memory");
-        if (seize(c, p, t, err) < 0)
+        *t = (struct thread){.tid = tids[i]};
+        if (seize(c, s, p, t, err) < 0)
             return -err->code;
         *found += t->seized;
     }
     return 0;
+}
+
+static int seize_new(struct ckpt *c, struct proc *p, size_t *found, struct err *err)
+{
+    _cleanup_free_ int *tids = NULL;
+    struct seizing s = {.ready = false};
+    char dir[40];
+    size_t n;
+    struct err gone;
+    int r;
+
+    snprintf(dir, sizeof(dir), "/proc/%d/task", p->pid);
+    if (list_numbers(dir, &tids, &n, &gone) < 0)
+        return 0; /* it has ended */
+    if (n > 1)
+        seizing_begin(&s, p->pid);
+    r = seize_each(c, &s, p, tids, n, found, err);
+    seizing_end(&s);
+    return r;
 }
 
 static pid_t tgid_of(pid_t tid)
@@ -188,23 +207,62 @@ int freeze_on_stop(struct ckpt *c, struct follow *f, struct proc *p, struct thre
     }
 }
 
-static bool task_exists(pid_t pid, pid_t tid)
+/* Threads of which we have not been told, since those who made them were killed before that. */
+static int adopt_newborns(struct proc *p, struct err *err)
 {
-    struct proc_stat s;
-    struct err ignored;
+    _cleanup_free_ int *tids = NULL;
+    char dir[40];
+    size_t n;
+    struct err gone;
 
-    return read_task_stat(pid, tid, &s, &ignored) == 0 && s.state != 'Z' && s.state != 'X';
+    snprintf(dir, sizeof(dir), "/proc/%d/task", p->pid);
+    if (list_numbers(dir, &tids, &n, &gone) < 0)
+        return 0;
+    for (size_t i = 0; i < n; i++) {
+        struct thread *t;
+        if (tasks_find_thread(p, tids[i]) || !seized_by_us(p->pid, tids[i]))
+            continue;
+        t = tasks_add_thread(p, tids[i]);
+        if (!t)
+            return err_set(err, ENOMEM, "out of memory");
+        t->seized = true;
+    }
+    return 0;
 }
 
-/* After a vfork child was let go it is stopped again as soon as its parent has been. */
-static void catch_up(struct ckpt *c)
+/* Threads that had stopped and were killed, not the first one. */
+static void bury(struct proc *p)
 {
-    for (size_t i = 0; i < c->nprocs; i++)
-        for (size_t k = 0; k < c->procs[i]->nthreads; k++) {
-            struct thread *t = &c->procs[i]->threads[k];
-            if (t->seized && !t->stopped && !t->gone)
-                ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
+    for (size_t k = 0; k < p->nthreads; k++) {
+        struct thread *t = &p->threads[k];
+        if (t->stopped && !t->gone && t->tid != p->pid && bury_task(t->tid))
+            t->gone = true;
+    }
+}
+
+/*
+ * Nothing has happened for a while. After a vfork child was let go it is stopped again as soon as its parent has been;
+ * and who executes a program waits until we have waited for all its threads that we trace.
+ */
+static int catch_up(struct ckpt *c, struct err *err)
+{
+    for (size_t i = 0; i < c->nprocs; i++) {
+        struct proc *p = c->procs[i];
+        bool waiting = false;
+        for (size_t k = 0; k < p->nthreads; k++) {
+            struct thread *t = &p->threads[k];
+            if (!t->seized || t->stopped || t->gone)
+                continue;
+            waiting = true;
+            ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL);
         }
+        if (!waiting)
+            continue;
+        bury(p);
+        if (adopt_newborns(p, err) < 0)
+            return -err->code;
+    }
+    return 0;
 }
 
 /* One look at every thread that has still to stop; *left counts those that have not. */
@@ -225,8 +283,10 @@ static int poll_threads(struct ckpt *c, struct follow *f, size_t *left, bool *pr
                 if (freeze_on_stop(c, f, p, t, status, err) < 0)
                     return -err->code;
                 t = &p->threads[k];
-            } else if (r < 0 && errno == ECHILD && !task_exists(p->pid, t->tid)) {
-                t->gone = true;
+            } else if (r < 0 && errno == ECHILD) {
+                t->gone = true; /* or replaced: find_heirs() */
+            } else if (r == 0 && t->tid == p->pid && p->nthreads > 1 && !task_exists(p->pid, t->tid)) {
+                t->gone = true; /* reported only after all other threads */
             }
             *left += !t->stopped && !t->gone;
         }
@@ -254,9 +314,9 @@ static int settle(struct ckpt *c, struct follow *f, struct err *err)
         if (sigtimedwait(&chld, NULL, &(struct timespec){0, 1000000}) == SIGCHLD)
             continue;
         pid_t waiting = vfork_help(c);
-        if (!waiting)
-            catch_up(c);
-        else if (monotonic_ns() - begin > VFORK_PATIENCE_NS && vfork_end(c, f, waiting, err) < 0)
+        if (!waiting && catch_up(c, err) < 0)
+            return -err->code;
+        if (waiting && monotonic_ns() - begin > VFORK_PATIENCE_NS && vfork_end(c, f, waiting, err) < 0)
             return -err->code;
     }
 }
@@ -281,6 +341,7 @@ static int freeze_all(struct ckpt *c, struct follow *f, struct err *err)
         }
         if (settle(c, f, err) < 0)
             return -err->code;
+        found += find_heirs(c);
     }
     return 0;
 }
@@ -316,6 +377,7 @@ int freeze_process(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
             thaw(c);
             return -err->code;
         }
+        found += find_heirs(c);
     }
     return 0;
 }
@@ -349,7 +411,7 @@ int freeze_thread(struct ckpt *c, struct follow *f, pid_t pid, struct err *err)
         return err_set(err, ESRCH, "process %d: none of its threads can be stopped now", pid);
     if (!t)
         return err_set(err, ENOMEM, "out of memory");
-    if (seize(c, p, t, err) < 0 || settle(c, f, err) < 0) {
+    if (seize(c, &(struct seizing){.ready = false}, p, t, err) < 0 || settle(c, f, err) < 0) {
         thaw(c);
         return -err->code;
     }
