@@ -125,7 +125,7 @@ static int check_tables(struct restore *r, struct err *err)
         qsort(t->fds, t->n_fds, sizeof(*t->fds), by_number);
         for (size_t k = 0; k < t->n_fds; k++) {
             struct rofd *d = restore_ofd(r, t->fds[k]->ofd);
-            if (!d || t->fds[k]->fd >= (uint32_t)r->ctl_fd || (k && t->fds[k]->fd == t->fds[k - 1]->fd))
+            if (!d || t->fds[k]->fd - (uint32_t)r->ctl_fd < r->ctl_fds || (k && t->fds[k]->fd == t->fds[k - 1]->fd))
                 return err_set(err, EINVAL, "process %d: fd %u: the image does not say what it is", p->pid,
                                t->fds[k]->fd);
             if (d->proc)
@@ -137,7 +137,7 @@ static int check_tables(struct restore *r, struct err *err)
     return 0;
 }
 
-/* Numbers from ctl_fd on that must stay: the control sockets of all that share the table, ascending. */
+/* Numbers that must stay: the control sockets of all that share the table, ascending. */
 static uint32_t controls(const struct restore *r, const struct rproc *p, int *out)
 {
     uint32_t n = 0;

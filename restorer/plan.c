@@ -1,7 +1,7 @@
 /*
  * What must be known before the first process is made: an address for the parasite that is free in every
- * process, fd numbers that none uses, and whether the processes can have their pids and clocks here or need namespaces
- * of their own.
+ * process, fd numbers that none uses, and whether the processes can have their pids and clocks here or need
+ * namespaces of their own.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -120,26 +120,52 @@ int plan_area(struct restore *r, struct err *err)
     return 0;
 }
 
+/* Are n numbers from *from on free in all processes? If not, *from moves behind one that is taken. */
+static bool fds_free(const struct restore *r, uint32_t *from, uint32_t n)
+{
+    for (size_t i = 0; i < r->nprocs; i++) {
+        const FdTable *t = r->procs[i].fdtable;
+        for (size_t k = 0; t && k < t->n_fds; k++)
+            if (t->fds[k]->fd >= *from && t->fds[k]->fd - *from < n) {
+                *from = t->fds[k]->fd + 1;
+                return false;
+            }
+    }
+    return true;
+}
+
+/*
+ * Above all that are open, as a rule. Valgrind keeps its own just below the limit: then between them, but so
+ * high that what is passed to a process (fd.c) finds room below.
+ */
 int plan_fds(struct restore *r, struct err *err)
 {
     struct rlimit lim;
-    uint32_t top = 2, extra = 64;
+    uint32_t top = 2, most = 0, at;
 
+    r->ctl_fds = 64;
     for (size_t i = 0; i < r->nprocs; i++) {
         const struct rproc *p = &r->procs[i];
 
         for (size_t k = 0; p->fdtable && k < p->fdtable->n_fds; k++)
             if (p->fdtable->fds[k]->fd > top)
                 top = p->fdtable->fds[k]->fd;
+        if (p->fdtable && p->fdtable->n_fds > most)
+            most = (uint32_t)p->fdtable->n_fds;
         if (p->process->files_owner && p->process->files_owner != p->pid)
-            extra++;
+            r->ctl_fds++;
     }
-    r->ctl_fd = (int)top + 1;
     if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
         return err_errno(err, "getrlimit");
-    if (lim.rlim_max < top + extra && lim.rlim_max != RLIM_INFINITY)
-        return err_set(err, EMFILE, "fd %u is open in the images, which the limit of open files (ulimit -Hn %llu) forbids",
+    at = top + 1;
+    if (top < lim.rlim_max && lim.rlim_max - top <= r->ctl_fds)
+        for (at = most + INJ_MAX_FDS; !fds_free(r, &at, r->ctl_fds);)
+            ;
+    if (top >= lim.rlim_max || lim.rlim_max < (uint64_t)at + r->ctl_fds)
+        return err_set(err, EMFILE,
+                       "fd %u is open in the images, which the limit of open files (ulimit -Hn %llu) forbids",
                        top, (unsigned long long)lim.rlim_max);
+    r->ctl_fd = (int)at;
     return 0;
 }
 
@@ -227,14 +253,17 @@ static int plan_pids(struct restore *r, struct err *err)
     if (why == 0 && !r->options.in_new_pidns)
         return 0;
     if (r->options.pids_must_match)
-        return err_set(err, -why, why == -EEXIST ? "pid %d is taken (--pids-must-match)"
-                                                 : "pid %d cannot be chosen without CAP_CHECKPOINT_RESTORE "
-                                                   "(--pids-must-match)", pid);
+        return err_set(err, -why,
+                       why == -EEXIST ? "pid %d is taken (--pids-must-match)"
+                                      : "pid %d cannot be chosen without CAP_CHECKPOINT_RESTORE "
+                                        "(--pids-must-match)",
+                       pid);
     r->new_pidns = true;
     r->new_userns = !has_cap(CAP_SYS_ADMIN);
     if (!r->options.in_new_pidns)
         log_note(why == -EEXIST ? "pid %d is taken: restarting in a new pid namespace"
-                                : "restarting in a new pid namespace: only root may choose pids (here %d)", pid);
+                                : "restarting in a new pid namespace: only root may choose pids (here %d)",
+                 pid);
     return 0;
 }
 
@@ -262,8 +291,9 @@ static void plan_clocks(struct restore *r)
     }
     r->new_timens = r->monotonic_shift > 0 || r->boottime_shift > 0;
     if (r->new_timens && !r->new_userns && !(has_cap(CAP_SYS_TIME) && has_cap(CAP_SYS_ADMIN))) {
-        log_warn("the clocks of this boot are behind those of the checkpoint, and a time namespace needs root: "
-                 "programs will see CLOCK_MONOTONIC jump back");
+        log_warn(
+            "the clocks of this boot are behind those of the checkpoint, and a time namespace needs root: "
+            "programs will see CLOCK_MONOTONIC jump back");
         r->new_timens = false;
     }
 }

@@ -97,7 +97,8 @@ struct restore {
     uint64_t area;         /* where the parasite's area is in every skeleton: free in all of them */
     uint32_t slots;
     uint64_t vdso_home;    /* where the vDSO is until it goes to its place: next to the area */
-    int ctl_fd;            /* first fd number that no process uses: control sockets live from here on */
+    int ctl_fd;            /* first of the fd numbers that no process uses: the control sockets have them */
+    uint32_t ctl_fds;      /* how many they are */
     bool new_pidns;
     bool new_userns;
     bool new_timens;

@@ -2,6 +2,7 @@
 program lead then."""
 
 import os
+import resource
 import subprocess
 import time
 
@@ -269,3 +270,41 @@ def test_proc_of_a_stranger(lab, user, ends):
     restart(lab)
     lives, ended = {"(sleep)"}, {"No such process"}
     assert set(said(lab)) <= (ended if ends else lives if user.name == "root" else lives | ended)
+
+
+# As valgrind does: its own descriptors are the last that the limit allows.
+TOPMOST = """
+import os, resource, time
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+names = {}
+for number in [*range(limit - 9, limit), *range(600, 1000)]:
+    names[number] = f"file{number}"
+    fd = os.open(names[number], os.O_WRONLY | os.O_CREAT, 0o600)
+    if fd != number:
+        os.dup2(fd, number)
+        os.close(fd)
+open("made", "w").close()
+while not os.path.exists("stop"):
+    time.sleep(0.005)
+for number, name in names.items():
+    assert os.path.basename(os.readlink(f"/proc/self/fd/{number}")) == name
+    assert os.write(number, b"x") == 1
+print("right", flush=True)
+"""
+
+
+@pytest.mark.parametrize("user", harness.users(), indirect=True)
+def test_last_numbers(lab, user):
+    def limited():
+        resource.setrlimit(resource.RLIMIT_NOFILE, (2000, 2000))
+
+    lab.write("program.py", TOPMOST)
+    lab.launch(["/usr/bin/python3", "program.py"], stdout=open(lab.write("said", ""), "wb"), preexec_fn=limited)
+    for _ in range(2):
+        lab.wait_until("the program has opened its files", lambda: lab.path("made").exists())
+        lab.checkpoint_and_kill()
+        lab.restart(stdout=subprocess.DEVNULL, preexec_fn=limited)
+        lab.wait_running()
+    lab.write("stop", "")
+    assert lab.finish() == 0, lab.tail("restart.stderr")
+    assert said(lab) == ["right"]
