@@ -50,8 +50,8 @@ static int guarded(struct inj *inj, int64_t *ret, struct err *err, const char *w
 }
 
 /*
- * A limit of the process is in the way (sshd's sandbox, for one, may open no file): until inj_leave() it is the hard one,
- * or `least` where the tracer may raise that.
+ * A limit of the process is in the way (sshd's sandbox, for one, may open no file): until inj_leave() it is `least`, or
+ * the hard one where the tracer may not raise that.
  */
 static int raise_limit(const struct inj *inj, struct inj_limit *l, int resource, rlim_t least)
 {
@@ -59,11 +59,12 @@ static int raise_limit(const struct inj *inj, struct inj_limit *l, int resource,
 
     if (l->raised || prlimit(inj->pid, (enum __rlimit_resource)resource, NULL, &l->old) < 0)
         return -1;
-    lim.rlim_cur = lim.rlim_max = l->old.rlim_max > least ? l->old.rlim_max : least;
-    if (lim.rlim_cur == l->old.rlim_cur)
-        return -1;
     l->resource = resource;
-    l->raised = prlimit(inj->pid, (enum __rlimit_resource)resource, &lim, NULL) == 0;
+    lim.rlim_cur = lim.rlim_max = l->old.rlim_max > least ? l->old.rlim_max : least;
+    l->raised = lim.rlim_cur != l->old.rlim_cur && prlimit(inj->pid, (enum __rlimit_resource)resource, &lim, NULL) == 0;
+    lim.rlim_cur = lim.rlim_max = l->old.rlim_max;
+    if (!l->raised && lim.rlim_cur != l->old.rlim_cur)
+        l->raised = prlimit(inj->pid, (enum __rlimit_resource)resource, &lim, NULL) == 0;
     return l->raised ? 0 : -1;
 }
 
@@ -78,10 +79,11 @@ static void lower_limits(struct inj *inj)
 static int make_area(struct inj *inj, struct err *err)
 {
     const uint64_t arg[6] = {0, inj->size, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, ~0ull, 0};
+    uint64_t data[6] = {0, inj->size - BLOB_TEXT_SIZE, PROT_READ | PROT_WRITE};
     int64_t at, r;
 
     r = guarded(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
-    if (r == -ENOMEM && raise_limit(inj, &inj->limit[0], RLIMIT_AS, 0) == 0)
+    if (r == -ENOMEM && raise_limit(inj, &inj->limit[0], RLIMIT_AS, RLIM_INFINITY) == 0)
         r = guarded(inj, &at, err, "mapping the parasite", SYS_mmap, arg);
     if (r == -ENOMEM)
         return err_wrap(err, "it has no room for %llu KiB more (ulimit -v, vm.max_map_count)",
@@ -89,8 +91,14 @@ static int make_area(struct inj *inj, struct err *err)
     if (r < 0)
         return -err->code;
     inj->base = (uint64_t)at;
-    return guarded(inj, &r, err, "protecting the parasite", SYS_mprotect,
-                   (uint64_t[6]){inj->base + BLOB_TEXT_SIZE, inj->size - BLOB_TEXT_SIZE, PROT_READ | PROT_WRITE});
+    data[0] = inj->base + BLOB_TEXT_SIZE;
+    r = guarded(inj, &at, err, "protecting the parasite", SYS_mprotect, data);
+    if (r == -ENOMEM && raise_limit(inj, &inj->limit[2], RLIMIT_DATA, RLIM_INFINITY) == 0)
+        r = guarded(inj, &at, err, "protecting the parasite", SYS_mprotect, data);
+    if (r == -ENOMEM)
+        return err_wrap(err, "it has no room for %llu KiB more of data (ulimit -d, vm.max_map_count)",
+                        (unsigned long long)(data[1] >> 10));
+    return (int)r;
 }
 
 /* A socket pair in the target, made in its own data area; our end is fetched, its number goes to *ours. */

@@ -42,7 +42,7 @@ struct inj {
         int resource;
         bool raised;
         struct rlimit old;
-    } limit[2];
+    } limit[3];
     bool entered;      /* by inj_enter: regs and mask below are the program's */
     struct user_regs_struct regs;
     uint64_t sigmask;

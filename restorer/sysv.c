@@ -401,30 +401,28 @@ static int undo_op(struct restore *r, const Sysv *m, const SysvUndo *u, struct e
     return inj_run(&b, err) < 0 ? -err->code : inj_check(&b, err, "SEM_UNDO");
 }
 
-/* The operations that are undone at a process's end, by itself, from values at which each is possible. */
+static int set_value(const Sysv *m, unsigned sem, int wanted, struct err *err)
+{
+    int now = value_of(m, sem);
+    struct sembuf op = {(unsigned short)sem, (short)(wanted - now), IPC_NOWAIT}; /* SETVAL would forget what is to be undone */
+
+    return now < 0 || (now != wanted && semop(m->ipc_id, &op, 1) < 0) ? failed(m, "setting a value", err) : 0;
+}
+
+/*
+ * The operations that are undone at a process's end, by itself. Each is made from a value at which it is possible: all of
+ * them together may be more than a semaphore can hold.
+ */
 static int restore_undo(struct restore *r, const Sysv *m, struct err *err)
 {
-    for (unsigned sem = 0; m->n_undo && sem < m->n_values; sem++) {
-        int wanted = (int)m->values[sem], need = 0, now;
-        struct sembuf op = {.sem_num = (unsigned short)sem, .sem_flg = IPC_NOWAIT};
-
-        for (size_t i = 0; i < m->n_undo; i++)
-            if (m->undo[i]->sem == sem && m->undo[i]->adjust > 0)
-                need += m->undo[i]->adjust;
-        if (need > VALUE_MAX)
-            return err_set(err, EINVAL, "semaphores %d: more to undo than a semaphore can hold", m->ipc_id);
-        if (need && semctl(m->ipc_id, (int)sem, SETVAL, (union semun){.val = need}) < 0)
-            return failed(m, "setting a value", err);
-        for (int down = 1; down >= 0; down--) /* first what makes it smaller */
-            for (size_t i = 0; i < m->n_undo; i++)
-                if (m->undo[i]->sem == sem && (m->undo[i]->adjust > 0) == down &&
-                    undo_op(r, m, m->undo[i], err) < 0)
-                    return -err->code;
-        now = value_of(m, sem);
-        op.sem_op = (short)(wanted - now);
-        if (now >= 0 && now != wanted && semop(m->ipc_id, &op, 1) < 0)
-            return failed(m, "setting a value", err);
+    for (size_t i = 0; i < m->n_undo; i++) {
+        const SysvUndo *u = m->undo[i];
+        if (set_value(m, u->sem, u->adjust > 0 ? u->adjust : 0, err) < 0 || undo_op(r, m, u, err) < 0)
+            return -err->code;
     }
+    for (size_t i = 0; i < m->n_undo; i++)
+        if (set_value(m, m->undo[i]->sem, (int)m->values[m->undo[i]->sem], err) < 0)
+            return -err->code;
     return 0;
 }
 
