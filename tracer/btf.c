@@ -1,6 +1,6 @@
 /*
- * The reader of BTF (Documentation/bpf/btf.rst in the kernel): a list of types, each of a head of three words and what its
- * kind adds, which refer to each other by their numbers, beginning with 1.
+ * The reader of BTF (Documentation/bpf/btf.rst in the kernel): a list of types, each of a head of three words
+ * and what its kind adds, which refer to each other by their numbers, beginning with 1.
  */
 #include "tracer/btf.h"
 
@@ -91,9 +91,10 @@ int btf_parse(char *text, size_t n, struct btf **out, struct err *err)
         return err_set(err, ENOMEM, "out of memory");
     }
     b->text = text;
-    if (n < sizeof(*h) || h->magic != BTF_MAGIC || h->hdr_len > n || h->type_off > n - h->hdr_len ||
-        h->type_len > n - h->hdr_len - h->type_off || h->str_off > n - h->hdr_len ||
-        h->str_len > n - h->hdr_len - h->str_off || !h->str_len || text[h->hdr_len + h->str_off + h->str_len - 1]) {
+    if (n < sizeof(*h) || h->magic != BTF_MAGIC || h->hdr_len > n || (h->hdr_len + h->type_off) % 4 ||
+        h->type_off > n - h->hdr_len || h->type_len > n - h->hdr_len - h->type_off ||
+        h->str_off > n - h->hdr_len || h->str_len > n - h->hdr_len - h->str_off || !h->str_len ||
+        text[h->hdr_len + h->str_off + h->str_len - 1]) {
         btf_free(b);
         return err_set(err, EINVAL, "the kernel's description of its types makes no sense");
     }
@@ -148,7 +149,8 @@ static bool find(const struct btf *b, const struct btf_type *t, const char *memb
     return false;
 }
 
-int btf_offset(const struct btf *b, const char *structure, const char *member, uint32_t *offset, struct err *err)
+int btf_offset(const struct btf *b, const char *structure, const char *member, uint32_t *offset,
+               struct err *err)
 {
     uint32_t bits;
 

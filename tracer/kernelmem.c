@@ -11,7 +11,10 @@
 
 #define WINDOW 65536u
 
-#define INSN(c, d, s, o, i) {.code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i)}
+#define INSN(c, d, s, o, i)                                                                                  \
+    {                                                                                                        \
+        .code = (c), .dst_reg = (d), .src_reg = (s), .off = (o), .imm = (i)                                  \
+    }
 
 static int bpf(int what, union bpf_attr *a)
 {
@@ -42,7 +45,7 @@ static int load(int map)
     a.prog_type = BPF_PROG_TYPE_RAW_TRACEPOINT;
     a.insns = (uint64_t)code;
     a.insn_cnt = ARRAY_SIZE(code);
-    a.license = (uint64_t)"Dual MIT/GPL"; /* the helper is for such only */
+    a.license = (uint64_t) "Dual MIT/GPL"; /* the helper is for such only */
     return bpf(BPF_PROG_LOAD, &a);
 }
 

@@ -13,21 +13,21 @@
 #include "tracer/procfs.h"
 #include "tracer/shortrest.h"
 
-#define STUB_MAX 16u
+#define STUB_MAX   16u
 #define COMMON_MAX 64u
 
 /*
- * One thread's: the call, and what is needed when it ends. In memory that the process itself cannot write, behind the
- * end of the vDSO, one behind the other; highest is the code that all have in common.
+ * One thread's: the call, and what is needed when it ends. In memory that the process itself cannot write,
+ * behind the end of the vDSO, one behind the other; highest is the code that all have in common.
  */
 struct slot {
     uint8_t stub[STUB_MAX];
-    uint64_t done;                         /* of the parts before */
+    uint64_t done;                            /* of the parts before */
     uint64_t rdi, rsi, rdx, r10, r8, r9, rip; /* as the program must find them */
     uint64_t rsp;
     uint32_t tid;
-    uint32_t size;                         /* of it all */
-    struct short_data data;                /* is there if the size says so */
+    uint32_t size;          /* of it all */
+    struct short_data data; /* is there if the size says so */
 };
 #define SMALL offsetof(struct slot, data)
 
@@ -111,10 +111,11 @@ static bool is_zero(const struct slot *s, size_t n)
 }
 
 /*
- * Is what was put there over? Its thread has ended, or is somewhere else and not in a signal handler that interrupted it
- * (whose frame is below).
+ * Is what was put there over? Its thread has ended, or is somewhere else and not in a signal handler that
+ * interrupted it (whose frame is below).
  */
-static bool is_over(const struct slot *s, uint64_t at, const struct room *room, const struct thread *all, size_t n)
+static bool is_over(const struct slot *s, uint64_t at, const struct room *room, const struct thread *all,
+                    size_t n)
 {
     for (size_t i = 0; i < n; i++)
         if ((uint32_t)all[i].tid == s->tid)
@@ -145,11 +146,13 @@ static bool find_room(pid_t tid, struct room *room)
     if (pt_find_vdso(tid, &start, &end, &ignored) < 0 || !start || !(room->first = image_end(tid, start)))
         return false;
     room->common = end - GUARD_SPACE - COMMON_MAX;
-    if (room->common < room->first || room->common >= end || pt_read(tid, room->common, now, sizeof(now), &ignored) < 0)
+    if (room->common < room->first || room->common >= end ||
+        pt_read(tid, room->common, now, sizeof(now), &ignored) < 0)
         return false;
     if (!memcmp(now, shortcall_code, COMMON_MAX))
         return true;
-    return !memcmp(now, zero, COMMON_MAX) && pt_poke(tid, room->common, shortcall_code, COMMON_MAX, &ignored) == 0;
+    return !memcmp(now, zero, COMMON_MAX) &&
+           pt_poke(tid, room->common, shortcall_code, COMMON_MAX, &ignored) == 0;
 }
 
 /* The slot in which the thread is already, or a free one of at least this size (with no rip); 0: none. */
@@ -161,7 +164,8 @@ static uint64_t find_slot(const struct room *room, const struct thread *all, siz
     struct slot s = {.size = 1}; /* not zero, if it can't be read */
     size_t whole = size;
 
-    while (at + size <= room->common && pt_read(t->tid, at, &s, size, &ignored) == 0 && is_slot(&s, at, room)) {
+    while (at + size <= room->common && pt_read(t->tid, at, &s, size, &ignored) == 0 &&
+           is_slot(&s, at, room)) {
         *now = s;
         if (t->regs.rip - at < STUB_MAX)
             return s.size >= size ? at : 0;
@@ -188,12 +192,20 @@ void finish_short_call(const struct thread *all, size_t n, struct thread *t)
     uint64_t at;
     size_t size = short_needs_data(&r) ? sizeof(s) : SMALL;
 
-    if (!short_possible(&r) || !is_after_syscall(t->tid, &r) || signal_waits(t->tid) || !find_room(t->tid, &room) ||
-        !(at = find_slot(&room, all, n, t, size, &s)))
+    if (!short_possible(&r) || !is_after_syscall(t->tid, &r) || signal_waits(t->tid) ||
+        !find_room(t->tid, &room) || !(at = find_slot(&room, all, n, t, size, &s)))
         return;
     if (!s.rip) {
-        s = (struct slot){.rdi = r.rdi, .rsi = r.rsi, .rdx = r.rdx, .r10 = r.r10, .r8 = r.r8, .r9 = r.r9,
-                          .rip = r.rip, .rsp = r.rsp, .tid = (uint32_t)t->tid, .size = s.size};
+        s = (struct slot){.rdi = r.rdi,
+                          .rsi = r.rsi,
+                          .rdx = r.rdx,
+                          .r10 = r.r10,
+                          .r8 = r.r8,
+                          .r9 = r.r9,
+                          .rip = r.rip,
+                          .rsp = r.rsp,
+                          .tid = (uint32_t)t->tid,
+                          .size = s.size};
         make_stub(s.stub, at, &room);
     }
     if (!short_rest(t->tid, &r, &s.data, at + offsetof(struct slot, data)))

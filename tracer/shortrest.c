@@ -1,8 +1,9 @@
 /*
- * The calls that a stop cuts short, found by trying: those that transfer piece by piece and look between the pieces, or
- * while they wait, whether anything is to be done (signal_pending()), and that without it return only when all is done.
- * So not splice(2) and its kin to a pipe, read(2) from a pipe or socket, transfers of regular files: they either return what there is, or
- * are not interrupted.
+ * The calls that a stop cuts short, found by trying: those that transfer piece by piece and look between the
+ * pieces, or while they wait, whether anything is to be done (signal_pending()), and that without it return
+ * only when all is done. Not among them are splice(2), tee(2), vmsplice(2) and sendfile(2) to a pipe and
+ * read(2) from a pipe or socket, which give what there is or room for; and reading and writing regular files,
+ * which nothing but SIGKILL ends.
  */
 #include "tracer/shortrest.h"
 
@@ -113,7 +114,8 @@ static int copy_fd(pid_t tid, uint64_t fd)
 
 /* ---- what is left ---- */
 
-/* The pieces at r->rsi without what has been transferred, at most `max`. Their number; 0: nothing is left, or more. */
+/* The pieces at r->rsi without what has been transferred, at most `max`. Their number; 0: nothing is left, or
+ * more. */
 static size_t skip_iov(pid_t tid, uint64_t from, uint64_t n, uint64_t done, struct iovec *left, size_t max)
 {
     struct iovec iov[SHORT_IOVS_MAX + 30];
@@ -172,14 +174,16 @@ static bool rest_of_sendmsg(pid_t tid, struct user_regs_struct *r, struct short_
     return n > 0;
 }
 
-/* The kernel writes into the header of recvmsg(2), which must then be the program's own: so one piece only. */
+/* The kernel writes into the header of recvmsg(2), which must then be the program's own: so one piece only.
+ */
 static bool rest_of_recvmsg(pid_t tid, struct user_regs_struct *r, struct short_data *d)
 {
     struct err ignored;
     struct msghdr m;
 
     if (!(r->rdx & MSG_WAITALL) || (r->rdx & (MSG_DONTWAIT | MSG_PEEK)) ||
-        pt_read(tid, r->rsi, &m, sizeof(m), &ignored) < 0 || m.msg_controllen || (m.msg_flags & (MSG_EOR | MSG_OOB)) ||
+        pt_read(tid, r->rsi, &m, sizeof(m), &ignored) < 0 || m.msg_controllen ||
+        (m.msg_flags & (MSG_EOR | MSG_OOB)) ||
         skip_iov(tid, (uint64_t)m.msg_iov, m.msg_iovlen, r->rax, d->iov, 1) != 1)
         return false;
     make_simple(r, SYS_recvfrom, d->iov);
@@ -197,7 +201,8 @@ static bool rest_of_sendmmsg(pid_t tid, struct user_regs_struct *r)
     if ((r->r10 & MSG_DONTWAIT) ||
         pt_read(tid, r->rsi + (r->rax - 1) * sizeof(last), &last, sizeof(last), &ignored) < 0 ||
         last.msg_hdr.msg_iovlen > ARRAY_SIZE(iov) ||
-        pt_read(tid, (uint64_t)last.msg_hdr.msg_iov, iov, last.msg_hdr.msg_iovlen * sizeof(*iov), &ignored) < 0)
+        pt_read(tid, (uint64_t)last.msg_hdr.msg_iov, iov, last.msg_hdr.msg_iovlen * sizeof(*iov), &ignored) <
+            0)
         return false;
     for (size_t i = 0; i < last.msg_hdr.msg_iovlen; i++)
         size += iov[i].iov_len;
@@ -209,8 +214,8 @@ static bool rest_of_sendmmsg(pid_t tid, struct user_regs_struct *r)
 }
 
 /*
- * The kernel keeps what ended the call for the next one to report (do_recvmmsg() in net/socket.c), and so leaves
- * ERESTARTSYS in the socket, of which no program should hear.
+ * The kernel keeps what ended the call for the next one to report (do_recvmmsg() in net/socket.c), and so
+ * leaves ERESTARTSYS in the socket, of which no program should hear.
  */
 static bool rest_of_recvmmsg(pid_t tid, struct user_regs_struct *r)
 {
@@ -227,8 +232,8 @@ static bool rest_of_recvmmsg(pid_t tid, struct user_regs_struct *r)
 }
 
 /*
- * A terminal that gives no less than VMIN bytes. Of what would have been waited for the rest is asked for, and no more: that
- * alone would be waited for anew.
+ * A terminal that gives no less than VMIN bytes. Of what would have been waited for the rest is asked for,
+ * and no more: that alone would be waited for anew.
  */
 static bool rest_of_tty(pid_t tid, struct user_regs_struct *r)
 {
@@ -288,7 +293,8 @@ static bool rest_on(enum what what, pid_t tid, struct user_regs_struct *r, struc
     case SYS_sendto:
         return what == SOCKET && !(r->r10 & MSG_DONTWAIT) && rest_of_buffer(r);
     case SYS_recvfrom:
-        return what == SOCKET && (r->r10 & MSG_WAITALL) && !(r->r10 & (MSG_DONTWAIT | MSG_PEEK)) && rest_of_buffer(r);
+        return what == SOCKET && (r->r10 & MSG_WAITALL) && !(r->r10 & (MSG_DONTWAIT | MSG_PEEK)) &&
+               rest_of_buffer(r);
     case SYS_sendmsg:
         return what == SOCKET && rest_of_sendmsg(tid, r, d, at);
     case SYS_recvmsg:

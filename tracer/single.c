@@ -9,8 +9,9 @@
 #include "base/util.h"
 #include "tracer/skbqueue.h"
 
-#define MOST     (256u << 10)
-#define OVERHEAD 512u /* a message takes more than this in addition to its bytes: SKB_TRUESIZE(0) is 576 at least */
+#define MOST (256u << 10)
+#define OVERHEAD                                                                                             \
+    512u /* a message takes more than this in addition to its bytes: SKB_TRUESIZE(0) is 576 at least */
 
 #ifndef SO_MEMINFO
 #define SO_MEMINFO 55
@@ -28,8 +29,8 @@ static int bytes_taken(int fd, uint32_t *bytes, struct err *err)
     return 0;
 }
 
-int peek_single(int fd, const char *what, int (*each)(void *arg, struct peeked *p, struct err *err), void *arg,
-                struct err *err)
+int peek_single(int fd, const char *what, int (*each)(void *arg, struct peeked *p, struct err *err),
+                void *arg, struct err *err)
 {
     _cleanup_free_ uint8_t *buffer = malloc(MOST);
     struct peeked p = {.data = buffer};
@@ -53,6 +54,8 @@ int peek_single(int fd, const char *what, int (*each)(void *arg, struct peeked *
     if (!(m.msg_flags & MSG_TRUNC) && skbqueue_peek(fd, &p, taken, each, arg, &why) == 0)
         return 0;
     log_trace("looking at all %s: %s", what, why.msg);
-    return why.code == EAGAIN ? err_set(err, EAGAIN, "%s", why.msg) :
-           err_set(err, EAGAIN, "%s wait in it, of which only the first can be looked at before it is read", what);
+    return why.code == EAGAIN
+               ? err_set(err, EAGAIN, "%s", why.msg)
+               : err_set(err, EAGAIN,
+                         "%s wait in it, of which only the first can be looked at before it is read", what);
 }

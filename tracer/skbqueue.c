@@ -1,7 +1,8 @@
 /*
- * The walk through a socket's receive queue in the kernel's memory (kernelmem.h), from our own fd to the socket and along
- * the list of its buffers (struct sk_buff). Who could take a message is frozen meanwhile, and new ones come at the end;
- * that all was read as it is, is seen by the first message and by the sum of what all take.
+ * The walk through a socket's receive queue in the kernel's memory (kernelmem.h), from our own fd to the
+ * socket and along the list of its buffers (struct sk_buff). Who could take a message is frozen meanwhile,
+ * and new ones come at the end; that all was read as it is, is seen by the first message and by the sum of
+ * what all take.
  */
 #include "tracer/skbqueue.h"
 
@@ -16,10 +17,28 @@
 #include "tracer/btf.h"
 #include "tracer/kernelmem.h"
 
-#define MOST     4096u         /* messages */
+#define MOST     4096u /* messages */
 #define MOST_LEN (256u << 10)
 
-enum { FILES, FDT, FD, PRIVATE, SK, QUEUE, NEXT, LEN, DATA_LEN, DATA, HEAD, NETWORK, TRUESIZE, CB, PORT, GROUP, N_OFFSETS };
+enum {
+    FILES,
+    FDT,
+    FD,
+    PRIVATE,
+    SK,
+    QUEUE,
+    NEXT,
+    LEN,
+    DATA_LEN,
+    DATA,
+    HEAD,
+    NETWORK,
+    TRUESIZE,
+    CB,
+    PORT,
+    GROUP,
+    N_OFFSETS
+};
 
 static const char *const members[N_OFFSETS][2] = {
     [FILES] = {"task_struct", "files"},
@@ -79,8 +98,8 @@ static int find_queue(struct walk *w, int fd, uint64_t *queue, struct err *err)
 {
     uint64_t p = 0;
 
-    if (kernelmem_current(&w->mem, &p, err) < 0 || word(w, p, FILES, &p, err) < 0 || word(w, p, FDT, &p, err) < 0 ||
-        word(w, p, FD, &p, err) < 0 ||
+    if (kernelmem_current(&w->mem, &p, err) < 0 || word(w, p, FILES, &p, err) < 0 ||
+        word(w, p, FDT, &p, err) < 0 || word(w, p, FD, &p, err) < 0 ||
         kernelmem_read(&w->mem, p + (uint64_t)fd * sizeof(p), &p, sizeof(p), err) < 0 ||
         word(w, p, PRIVATE, &p, err) < 0 || word(w, p, SK, &p, err) < 0)
         return -err->code;
@@ -100,7 +119,8 @@ static int find_sender(struct walk *w, uint64_t skb, struct peeked *p, struct er
     p->from = w->first->from;
     p->from_len = w->first->from_len;
     if (p->from.ss_family == AF_NETLINK) {
-        if (kernelmem_read(&w->mem, skb + w->at[CB] + w->at[PORT], &nl->nl_pid, sizeof(nl->nl_pid), err) < 0 ||
+        if (kernelmem_read(&w->mem, skb + w->at[CB] + w->at[PORT], &nl->nl_pid, sizeof(nl->nl_pid), err) <
+                0 ||
             kernelmem_read(&w->mem, skb + w->at[CB] + w->at[GROUP], &group, sizeof(group), err) < 0)
             return -err->code;
         nl->nl_groups = group ? 1u << (group - 1) % 32 : 0;
@@ -112,7 +132,8 @@ static int find_sender(struct walk *w, uint64_t skb, struct peeked *p, struct er
     if (p->from.ss_family == AF_INET)
         return kernelmem_read(&w->mem, head + network + offsetof(struct iphdr, saddr),
                               &((struct sockaddr_in *)&p->from)->sin_addr, 4, err);
-    if (kernelmem_read(&w->mem, head + network + offsetof(struct ip6_hdr, ip6_src), &v6->sin6_addr, 16, err) < 0)
+    if (kernelmem_read(&w->mem, head + network + offsetof(struct ip6_hdr, ip6_src), &v6->sin6_addr, 16, err) <
+        0)
         return -err->code;
     return IN6_IS_ADDR_LINKLOCAL(&v6->sin6_addr) ? err_set(err, ENOTSUP, "a link-local sender") : 0;
 }
@@ -147,7 +168,8 @@ static int take_all(struct walk *w, int fd, struct err *err)
 {
     uint64_t queue = 0, skb = 0;
 
-    if (find_queue(w, fd, &queue, err) < 0 || kernelmem_read(&w->mem, queue + w->at[NEXT], &skb, sizeof(skb), err) < 0)
+    if (find_queue(w, fd, &queue, err) < 0 ||
+        kernelmem_read(&w->mem, queue + w->at[NEXT], &skb, sizeof(skb), err) < 0)
         return -err->code;
     while (skb != queue) {
         if (w->n >= MOST)

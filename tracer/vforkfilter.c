@@ -1,10 +1,10 @@
 /*
- * Who waits for a word instead of in vfork(2) makes two system calls that it would not have made (vfork.c). Its seccomp
- * filters, if it has any, may forbid them, and nobody is there to lift a filter when the program runs again. What they
- * say is found out by asking them: a child of ours installs each and makes the calls.
+ * Who waits for a word instead of in vfork(2) makes two system calls that it would not have made (vfork.c).
+ * Its seccomp filters, if it has any, may forbid them, and nobody is there to lift a filter when the program
+ * runs again. What they say is found out by asking them: a child of ours installs each and makes the calls.
  *
- * The filters of a thread that can't be stopped can't be read. But its child has them too: a child has its parent's and
- * those that it has added.
+ * The filters of a thread that can't be stopped can't be read. But its child has them too: a child has its
+ * parent's and those that it has added.
  */
 #include "tracer/vforkfilter.h"
 
@@ -39,7 +39,8 @@ static int try_calls(void *arg, struct err *err)
     const uint64_t none = 0;
     uint32_t word = 0;
 
-    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 || syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, filter) < 0)
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 ||
+        syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, filter) < 0)
         return err_errno(err, "a seccomp filter");
     if (syscall(SYS_futex, &word, FUTEX_WAIT, 1, NULL) != -1 || errno != EAGAIN)
         return err_set(err, EBUSY, "futex(2)");
@@ -68,7 +69,8 @@ int vfork_check_filters(struct thread *const *waiting, size_t n, pid_t child, st
             return err_set(err, EBUSY, "it has a seccomp filter, which only root (CAP_SYS_ADMIN) may read");
         filter.len = (unsigned short)len;
         if (guarded(try_calls, &filter, &why) < 0)
-            return err_set(err, EBUSY, "it has a seccomp filter that forbids to wait in another way (%s)", why.msg);
+            return err_set(err, EBUSY, "it has a seccomp filter that forbids to wait in another way (%s)",
+                           why.msg);
     }
     return 0;
 }
