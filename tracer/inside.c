@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <linux/keyctl.h>
 #include <linux/prctl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -145,7 +146,7 @@ static int list_timers(struct ckpt *c, struct proc *p, struct err *err)
 
 struct inside {
     uint64_t acts, itimers, timers, altstack, pdeath, tid_addr, clocks, subreaper;
-    uint32_t first_act, first_timer, first_overrun, dumpable, securebits, keepcaps, thp, slack, brk, alt;
+    uint32_t first_act, first_timer, first_overrun, dumpable, securebits, keepcaps, thp, slack, brk, alt, keys;
 };
 
 static void ask(struct proc *p, struct inj_batch *b, struct inside *in)
@@ -176,6 +177,8 @@ static void ask(struct proc *p, struct inj_batch *b, struct inside *in)
     in->thp = inj_call(b, 0, SYS_prctl, PR_GET_THP_DISABLE);
     in->slack = inj_call(b, 0, SYS_prctl, PR_GET_TIMERSLACK);
     in->brk = inj_call(b, 0, SYS_brk, 0);
+    in->keys = inj_call(b, 0, SYS_keyctl, KEYCTL_READ, KEY_SPEC_PROCESS_KEYRING, 0, 0);
+    inj_call(b, 0, SYS_keyctl, KEYCTL_READ, KEY_SPEC_THREAD_KEYRING, 0, 0);
     in->altstack = inj_data(b, NULL, sizeof(stack_t));
     in->alt = inj_call(b, 0, SYS_sigaltstack, 0, in->altstack);
     in->pdeath = inj_data(b, NULL, 16);
@@ -222,6 +225,16 @@ static void take(struct ckpt *c, struct proc *p, struct inj_batch *b, const stru
     set_altstack(t, inj_at(b, in->altstack));
     t->pdeathsig = *(uint32_t *)inj_at(b, in->pdeath);
     t->clear_child_tid = *(uint64_t *)inj_at(b, in->tid_addr);
+}
+
+/* Keys have numbers that nobody can choose, and those of a process's own go with it. The answer is the size of the list. */
+static int refuse_keys(const struct proc *p, const struct inj_batch *b, const struct inside *in, struct err *err)
+{
+    for (uint32_t i = 0; i < 2; i++)
+        if (!inj_failed(inj_ret(b, in->keys + i)) && inj_ret(b, in->keys + i) > 0)
+            return err_set(err, EOPNOTSUPP, "process %d: its %s keyring has keys, which cannot be saved", p->pid,
+                           i ? "thread" : "process");
+    return 0;
 }
 
 /* --- further threads ------------------------------------------------------------------------------------ */
@@ -338,6 +351,8 @@ int collect_inside(struct ckpt *c, struct proc *p, struct err *err)
     ask(p, &b, &in);
     if (inj_run(&b, err) < 0)
         return err_wrap(err, "process %d", p->pid);
+    if (refuse_keys(p, &b, &in, err) < 0)
+        return -err->code;
     take(c, p, &b, &in);
     if (collect_overruns(c, p, err) < 0)
         return -err->code;

@@ -60,6 +60,7 @@ PROGRAMS = [
     Program("tree_creds", users=ROOT_ONLY),
     Program("tree_exe"),
     Program("tree_ids"),
+    Program("tree_keys", refused={"root": "keyring", "user": "keyring"}),
     Program("tree_limits"),
     Program("tree_nodump", refused={"user": "dumpable|ptrace|permitted"}),
     Program("tree_seccomp", refused={"user": "seccomp"}),
