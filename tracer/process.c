@@ -195,6 +195,24 @@ static int share(struct ckpt *c, int type, struct proc **sorted, size_t *n, stru
     return 0;
 }
 
+/* A restart makes what processes share by clone(2), so only parent and child can. */
+static int refuse_sharing(const struct ckpt *c, struct err *err)
+{
+    for (size_t i = 0; i < c->nprocs; i++) {
+        const struct proc *p = c->procs[i], *parent = p->zombie ? NULL : ckpt_find_proc(c, p->process->ppid);
+        const Process *a = parent && !parent->zombie ? parent->process : NULL, *b = p->process;
+
+        if (p->zombie)
+            continue;
+        if ((b->mm_owner != b->pid && (!a || a->mm_owner != b->mm_owner)) ||
+            (b->files_owner != b->pid && (!a || a->files_owner != b->files_owner)) ||
+            (b->fs_owner != b->pid && (!a || a->fs_owner != b->fs_owner)))
+            return err_set(err, EOPNOTSUPP, "process %d shares memory or descriptors with a process that is not its parent",
+                           p->pid);
+    }
+    return 0;
+}
+
 int collect_sharing(struct ckpt *c, struct err *err)
 {
     enum { VM = 1, FILES = 2, FS = 3, SIGHAND = 4 }; /* enum kcmp_type */
@@ -229,5 +247,5 @@ int collect_sharing(struct ckpt *c, struct err *err)
             }
         }
     }
-    return 0;
+    return refuse_sharing(c, err);
 }

@@ -67,6 +67,7 @@ PROGRAMS = [
     Program("tree_seccomp_strict", refused={"user": "seccomp"}),
     Program("tree_session"),
     Program("tree_shared"),
+    Program("tree_siblings", refused={"root": "not its parent", "user": "not its parent"}),
     Program("tree_stopped"),
     Program("tree_subreaper"),
     Program("tree_vfork"),
