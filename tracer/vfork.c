@@ -125,7 +125,8 @@ static int has_stopped(struct thread *t, struct err *err)
         return 0;
     if (!WIFSTOPPED(t->stop_status))
         return err_set(err, ESRCH, "thread %d has ended", t->tid);
-    if (t->stop_status >> 16 == PTRACE_EVENT_STOP)
+    t->stopped = t->stop_status >> 16 == PTRACE_EVENT_STOP;
+    if (t->stopped)
         return 1;
     return pt_interrupt(t->tid, err) < 0 || pt_cont(t->tid, WSTOPSIG(t->stop_status), err) < 0 ? -err->code : 0;
 }
@@ -167,7 +168,6 @@ static int wait_anew(struct thread *t, uint64_t page, struct err *err)
     r.orig_rax = (uint64_t)-1;
     if (pt_poke(t->tid, page, &w, sizeof(w), err) < 0 || pt_set_regs(t->tid, &r, err) < 0)
         return -err->code;
-    t->stopped = true;
     return pt_set_sigmask(t->tid, ~0ull, err);
 }
 
