@@ -366,11 +366,12 @@ class Lab:
         return sorted(self.ckptdir.glob("**/*.dmtcp"))
 
     def checkpoint(self, seconds=60):
-        """dmtcp_command -bc; returns the images."""
+        """dmtcp_command -bc; returns the images: ckpt_…_GENERATION.dmtcp. The older ones go a moment later."""
         self.run("dmtcp_command", *self.where(), "-bc", seconds=seconds)
         images = self.images()
         assert images, f"dmtcp_command -bc succeeded, but there is no image in {self.ckptdir}"
-        return images
+        newest = max(image.stem.rpartition("_")[2] for image in images)
+        return [image for image in images if image.stem.endswith(f"_{newest}")]
 
     def checkpoint_and_kill(self, seconds=60):
         """dmtcp_command -kc: the program does not run on after the checkpoint. For those that change files."""
