@@ -3,10 +3,12 @@
 
     tests/bench/servers.py [--runs N] [--seconds S] [--only redis|nginx] [--mib N] [--dir DIR] [--json FILE]
 
-The same server runs twice, bare and launched. Both are loaded in turn (redis-benchmark, wrk), so that noise hits
-both; `ratio` is the median of the pairs' ratios. Then a client outside of the computation asks one thing after the
-other over one connection (kept: --ext-tcp keep) and notes the longest reply, for as long as nothing happens
-and across checkpoints. `still` is what the tracer counted. Redis holds --mib MiB of values.
+The same server runs twice, bare and launched, on a CPU of its own. Both are loaded in turn (redis-benchmark, wrk), so that
+noise hits both; `ratio` is the median of the pairs' ratios, `±` its standard error. Each pair has new processes: two of
+the same program can differ by a few percent for as long as they live (where their pages are). Then a client outside
+of the computation asks one thing after the other over one connection (kept: --ext-tcp keep) and notes the longest
+reply, for as long as nothing happens and across checkpoints. `still` is what the tracer counted. Redis holds --mib MiB
+of values then.
 """
 
 import argparse
@@ -36,6 +38,14 @@ http { access_log off; sendfile on; keepalive_requests 100000000;
 """
 
 
+# The server has the first CPU, its clients the second, where there are two.
+CPUS = sorted(os.sched_getaffinity(0))[:2]
+
+
+def on_cpu(number, argv):
+    return ["taskset", "-c", str(CPUS[number]), *argv] if len(CPUS) == 2 else argv
+
+
 def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -61,8 +71,8 @@ class Redis:
                     raise AssertionError(f"redis does not take '{command}'")
 
     def requests_per_second(self, duration, scale=[20000]):
-        done = subprocess.run(["redis-benchmark", "-p", str(self.port), "-t", "get", "-c", "10", "-n", str(scale[0]), "--csv"],
-                              check=True, capture_output=True, text=True)
+        done = subprocess.run(on_cpu(1, ["redis-benchmark", "-p", str(self.port), "-t", "get", "-c", "10", "-n", str(scale[0]),
+                                         "--csv"]), check=True, capture_output=True, text=True)
         rate = float(done.stdout.strip().splitlines()[-1].split(",")[1].strip('"'))
         scale[0] = max(1000, int(rate * duration))  # the next takes as long as it should
         return rate
@@ -85,8 +95,8 @@ class Nginx:
         pass
 
     def requests_per_second(self, duration):
-        done = subprocess.run(["wrk", "-t", "1", "-c", "10", "-d", f"{max(1, round(duration))}s", f"http://127.0.0.1:{self.port}/file"],
-                              check=True, capture_output=True, text=True)
+        done = subprocess.run(on_cpu(1, ["wrk", "-t", "1", "-c", "10", "-d", f"{max(1, round(duration))}s",
+                                         f"http://127.0.0.1:{self.port}/file"]), check=True, capture_output=True, text=True)
         return float(re.search(r"Requests/sec:\s+([0-9.]+)", done.stdout)[1])
 
 
@@ -132,16 +142,37 @@ def watch(client, duration):
     return client.longest
 
 
-def throughput(bare, ours, options):
+def rates(lab, kind, number, options):
+    """Requests per second of a pair of new processes: bare, launched."""
+    servers = [kind(pathlib.Path(lab.path(f"{name}{number}")), options) for name in ("bare", "ours")]
+    order = (0, 1) if number % 2 else (1, 0)
+    found = [[], []]
+    processes = [lab.popen(on_cpu(0, servers[0].argv), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
+                 lab.launch(on_cpu(0, servers[1].argv), stdout=subprocess.DEVNULL)]
+    for server, process in zip(servers, processes):
+        wait_listening(server, process)
+        server.requests_per_second(options.seconds / 4)  # warm
+    for which in order + order[::-1]:
+        found[which].append(servers[which].requests_per_second(options.seconds))
+    for process in processes:
+        process.terminate()
+        process.wait()
+    return [statistics.mean(f) for f in found]
+
+
+def throughput(binaries, directory, kind, options):
     pairs = []
-    for server in (bare, ours):
-        server.requests_per_second(options.seconds)  # warm
-    for i in range(options.runs):
-        first, second = (bare, ours) if i % 2 else (ours, bare)
-        rates = {first: first.requests_per_second(options.seconds), second: second.requests_per_second(options.seconds)}
-        pairs.append((rates[bare], rates[ours]))
+    for number in range(options.runs):
+        lab = BenchLab(binaries, directory)
+        try:
+            pairs.append(rates(lab, kind, number, options))
+        finally:
+            lab.close()
+    ratios = [ours / bare for bare, ours in pairs]
     return {"bare": statistics.median(b for b, _ in pairs), "launched": statistics.median(o for _, o in pairs),
-            "ratio": statistics.median(o / b for b, o in pairs)}
+            "ratio": statistics.median(ratios),
+            # of a median, for a normal distribution: 1.2533 of the mean's
+            "error": 1.2533 * statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0}
 
 
 def replies(lab, server, options):
@@ -161,18 +192,20 @@ def replies(lab, server, options):
     return {name: statistics.median(v[1:]) if isinstance(v, list) else v for name, v in found.items()}
 
 
-def measure(binaries, directory, kind, options):
+def reply_times(binaries, directory, kind, options):
     lab = BenchLab(binaries, directory)
     try:
-        bare, ours = kind(pathlib.Path(lab.path("bare")), options), kind(pathlib.Path(lab.path("ours")), options)
-        outside = lab.popen(bare.argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        lab.launch(ours.argv, "--compress", "none", "--ext-tcp", "keep", stdout=subprocess.DEVNULL)
-        for server, process in ((bare, outside), (ours, lab.program)):
-            wait_listening(server, process)
-            server.prepare()
-        return {**throughput(bare, ours, options), **replies(lab, ours, options)}
+        server = kind(pathlib.Path(lab.path("server")), options)
+        lab.launch(server.argv, "--compress", "none", "--ext-tcp", "keep", stdout=subprocess.DEVNULL)
+        wait_listening(server, lab.program)
+        server.prepare()
+        return replies(lab, server, options)
     finally:
         lab.close()
+
+
+def measure(binaries, directory, kind, options):
+    return {**throughput(binaries, directory, kind, options), **reply_times(binaries, directory, kind, options)}
 
 
 def parse():
@@ -186,7 +219,7 @@ def parse():
 
 def main():
     options = parse()
-    rows = [("server", "bare", "launched", "ratio", "longest reply", "across a checkpoint", "still", "complete")]
+    rows = [("server", "bare", "launched", "ratio", "±", "longest reply", "across a checkpoint", "still", "complete")]
     numbers = {}
     with bench_binaries() as binaries:
         for kind in (Redis, Nginx):
@@ -196,8 +229,8 @@ def main():
                     print(f"{kind.name}: {missing[0]} is not installed", file=sys.stderr)
                 continue
             m = numbers[kind.name] = measure(binaries, pathlib.Path(options.dir).resolve(), kind, options)
-            rows.append((kind.name, f"{m['bare']:.0f}/s", f"{m['launched']:.0f}/s", f"{m['ratio']:.3f}", seconds(m["quiet"]),
-                         seconds(m["across"]), seconds(m["still"]), seconds(m["complete"])))
+            rows.append((kind.name, f"{m['bare']:.0f}/s", f"{m['launched']:.0f}/s", f"{m['ratio']:.3f}", f"{m['error']:.3f}",
+                         seconds(m["quiet"]), seconds(m["across"]), seconds(m["still"]), seconds(m["complete"])))
         table(rows)
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(numbers, indent=1) + "\n")
