@@ -21,8 +21,7 @@ CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWNET = 0x00020000, 0x08000000, 0x40000000
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 HUGE_PAGES = pathlib.Path("/proc/sys/vm/nr_hugepages")
-AUTOGROUP = pathlib.Path("/proc/sys/kernel/sched_autogroup_enabled")
-settings_before = pytest.StashKey[dict]()
+huge_pages_before = pytest.StashKey[str]()
 
 
 def loopback_up():
@@ -55,30 +54,16 @@ def own_namespaces():
         loopback_up()
 
 
-def machine_settings():
-    """What root sets for the time of the tests, where it differs: a few huge pages for the program that needs them; no
-    scheduling by session. With it a session that computes, stops and continues its processes all the time (storm_signals)
-    takes both CPUs for itself for up to a minute, on Linux 6.18, with nothing of ours running."""
-    wanted = {}
-    with contextlib.suppress(OSError):
-        if int(HUGE_PAGES.read_text()) < 16:
-            wanted[HUGE_PAGES] = "16"
-    with contextlib.suppress(OSError):
-        if int(AUTOGROUP.read_text()) != 0:
-            wanted[AUTOGROUP] = "0"
-    return wanted
-
-
-def set_machine(config):
-    """Once, not in each worker of xdist."""
-    config.stash[settings_before] = {}
+def set_huge_pages(config):
+    """As root a few, for the time of the tests, for the programs that need them. Once, not in each worker of xdist."""
+    config.stash[huge_pages_before] = None
     if os.geteuid() != 0 or hasattr(config, "workerinput"):
         return
-    for path, value in machine_settings().items():
-        with contextlib.suppress(OSError):
-            before = path.read_text()
-            path.write_text(value)
-            config.stash[settings_before][path] = before
+    with contextlib.suppress(OSError):
+        before = HUGE_PAGES.read_text()
+        if int(before) < 16:
+            HUGE_PAGES.write_text("16")
+            config.stash[huge_pages_before] = before
 
 
 def pytest_configure(config):
@@ -89,7 +74,7 @@ def pytest_configure(config):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, lambda *_: None)  # not inherited
     own_namespaces()
-    set_machine(config)
+    set_huge_pages(config)
 
 
 # They use what all of the machine share, by number: one after the other.
@@ -105,9 +90,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_unconfigure(config):
-    for path, value in config.stash[settings_before].items():
+    if config.stash[huge_pages_before]:
         with contextlib.suppress(OSError):
-            path.write_text(value)
+            HUGE_PAGES.write_text(config.stash[huge_pages_before])
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Everything that waits has a deadline. Everything that a test started is found as
 process, which is a child subreaper, and killed by pid (through a pidfd) at the end of the test.
 """
 
+import contextlib
 import ctypes
 import os
 import pathlib
@@ -79,6 +80,15 @@ class Process:
 
     def __repr__(self):
         return f"{self.pid} {self.comm} ({self.state}, parent {self.ppid})"
+
+
+def describe_machine():
+    """What decides who gets a CPU."""
+    said = [f"{os.uname().release}, {os.cpu_count()} CPUs"]
+    for path in ("/proc/loadavg", "/proc/sys/kernel/sched_autogroup_enabled", "/proc/self/autogroup", "/proc/self/cgroup"):
+        with contextlib.suppress(OSError):
+            said.append(f"{path}: " + " ".join(pathlib.Path(path).read_text().split()))
+    return "\n".join(said)
 
 
 def read_process(pid):
@@ -379,8 +389,12 @@ class Lab:
         self.wait_end(self.program, seconds)
 
     def kill_everything(self):
-        """SIGKILL program, tracer, coordinator and whatever else is there, as a power cut would."""
+        """SIGKILL program, tracer, coordinator and whatever else is there, as a power cut would. One goes after the other:
+        what a process says of those that it misses meanwhile is cut off."""
+        said = self.out.stat().st_size if self.out.exists() else 0
         kill_all_descendants()
+        if self.out.exists():
+            os.truncate(self.out, said)
         for process in self.popens:
             process.wait()
         self.close_pipes()
@@ -463,9 +477,11 @@ class Lab:
             try:
                 wchan = pathlib.Path(f"/proc/{process.pid}/wchan").read_text()
                 call = pathlib.Path(f"/proc/{process.pid}/syscall").read_text().strip()
+                ran, waited = (int(ns) / 1e9 for ns in
+                               pathlib.Path(f"/proc/{process.pid}/schedstat").read_text().split()[:2])
             except OSError:
-                wchan = call = "?"
-            said.append(f"{process} in {wchan} syscall {call}")
+                wchan, call, ran, waited = "?", "?", 0, 0
+            said.append(f"{process} in {wchan} syscall {call}; ran {ran:.1f} s, waited {waited:.1f} s for a CPU")
             if process.state == "Z":  # only its leader is dead
                 said += describe_threads(process.pid)
         return "\n  ".join(said)
@@ -476,7 +492,7 @@ class Lab:
         size = 60000 if os.environ.get("DMTCP_TEST_TRACE") else 3000
         for name in ("stderr", "restart.stderr", "coordinator.log", "restart.coordinator.log", "tracer.log", "restart.log"):
             parts += [f"--- {name}", self.tail(name, size)]
-        parts += ["--- processes", self.describe_processes()]
+        parts += ["--- processes", self.describe_processes(), "--- machine", describe_machine()]
         return "\n".join(parts)
 
     # -- the end ------------------------------------------------------------------------------------

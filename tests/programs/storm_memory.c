@@ -145,7 +145,7 @@ static void *storm(void *arg)
     for (unsigned i = 0; i < AREAS; i++)
         if (s->areas[i].kind != NOTHING)
             unmake(&s->areas[i]);
-    check_true(s->rounds > 20, "only %lu rounds", s->rounds);
+    check_true(s->rounds > 0, "not one round");
     return NULL;
 }
 

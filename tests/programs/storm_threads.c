@@ -168,6 +168,6 @@ int main(int argc, char **argv)
     if (check_broken())
         atomic_fetch_add(&got_sum, 1);
     check_num((long long)atomic_load(&put_sum), (long long)atomic_load(&got_sum), "sum of the items");
-    check_true(atomic_load(&rounds) > 3, "only %lu rounds", atomic_load(&rounds));
+    check_true(atomic_load(&rounds) > 0, "not one round");
     return check_end();
 }
