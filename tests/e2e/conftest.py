@@ -44,11 +44,12 @@ def name_test_user():
 
 def own_namespaces():
     """For each worker of xdist. What a killed program had must be free again at its restart: ports, abstract names of
-    sockets, System V objects. Other tests would get them meanwhile."""
+    sockets, System V objects, numbers of pseudo-terminals. Other tests would get them meanwhile."""
     if os.geteuid() != 0:
         return
     if harness.libc.unshare(CLONE_NEWNS) == 0:
         name_test_user()
+        harness.libc.mount(b"devpts", b"/dev/pts", b"devpts", 0, b"newinstance,mode=600,ptmxmode=000")
     harness.libc.unshare(CLONE_NEWIPC)
     if harness.libc.unshare(CLONE_NEWNET) == 0:
         loopback_up()
@@ -77,7 +78,7 @@ def pytest_configure(config):
     set_huge_pages(config)
 
 
-# They use what all of the machine share, by number: one after the other.
+# They use what all of the machine share, by number, where a worker has no namespaces of its own: one after the other.
 GROUPS = {"pty": ("test_terminals.py", "[file_pty", "vim")}
 
 
