@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -156,6 +157,26 @@ bool sync_wanted(void)
 int sync_fd(int fd)
 {
     return sync_wanted() ? fsync(fd) : 0;
+}
+
+/* The hard limit may be raised to fs.nr_open, not beyond; prlimit(2), CAP_SYS_RESOURCE. */
+void raise_open_files_limit(void)
+{
+    _cleanup_free_ char *text = NULL;
+    struct rlimit limit;
+    rlim_t most = 0;
+    size_t len;
+
+    if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+        return;
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+    if (read_file(AT_FDCWD, "/proc/sys/fs/nr_open", &text, &len) == 0)
+        most = strtoul(text, NULL, 10);
+    if (most > limit.rlim_max) {
+        limit.rlim_cur = limit.rlim_max = most;
+        setrlimit(RLIMIT_NOFILE, &limit);
+    }
 }
 
 int64_t monotonic_ns(void)

@@ -44,6 +44,9 @@ int write_full(int fd, const void *buf, size_t len);
 int pread_full(int fd, void *buf, size_t len, off_t off);
 int pwrite_full(int fd, const void *buf, size_t len, off_t off);
 
+/* As many open files as we may have: the hard limit, with CAP_SYS_RESOURCE what the kernel allows (fs.nr_open). */
+void raise_open_files_limit(void);
+
 /* CLOCK_MONOTONIC. */
 int64_t monotonic_ns(void);
 int64_t monotonic_ms(void);

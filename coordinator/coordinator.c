@@ -4,7 +4,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include "base/log.h"
@@ -168,17 +167,6 @@ static int open_log(struct arguments *a, struct err *err)
     return 0;
 }
 
-/* Many tracers on many hosts: as many fds as we may have. */
-static void raise_limits(void)
-{
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
-}
-
 /* The parent's part of --daemon: waits for what the child says about itself. Returns the exit status. */
 static int wait_for_child(const struct arguments *a, int fd)
 {
@@ -242,7 +230,7 @@ static int setup(struct arguments *a, struct server *s, struct err *err)
 
     if (!key_file || key_load(key_file, key, err) < 0 || open_log(a, err) < 0)
         return -err->code;
-    raise_limits();
+    raise_open_files_limit(); /* many tracers on many hosts */
     if (server_init(s, &a->config, key, err) < 0 || server_listen(s, a->o.port, err) < 0)
         return -err->code;
     if (a->o.port_file && port_file_write(a->o.port_file, s->port, err) < 0)

@@ -12,7 +12,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ptrace.h>
-#include <sys/resource.h>
 #include <sys/rseq.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -295,15 +294,10 @@ static void __attribute__((noreturn)) just_let_go(struct restore *r)
 /* The streams of dmtcp_restart stay at hand under high numbers; ours lead nowhere. */
 static int step_aside(struct restore *r, struct err *err)
 {
-    struct rlimit lim;
     int null = open("/dev/null", O_RDWR | O_CLOEXEC);
 
     if (null < 0)
         return err_errno(err, "/dev/null");
-    if (getrlimit(RLIMIT_NOFILE, &lim) == 0) {
-        lim.rlim_cur = lim.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &lim);
-    }
     for (int i = 0; i < 3; i++) {
         r->options.stdio[i] = fcntl(i, F_DUPFD_CLOEXEC, 3);
         if (dup2(null, i) < 0)

@@ -258,12 +258,6 @@ static int fill_table(struct restore *r, struct rproc *p, struct err *err)
 
 int rebuild_fd_tables(struct restore *r, struct err *err)
 {
-    struct rlimit lim;
-
-    if (getrlimit(RLIMIT_NOFILE, &lim) == 0 && lim.rlim_cur < lim.rlim_max) {
-        lim.rlim_cur = lim.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &lim);
-    }
     if (check_tables(r, err) < 0 || open_all(r, err) < 0)
         return -err->code;
     for (size_t i = 0; i < r->nprocs; i++)

@@ -155,6 +155,7 @@ int plan_fds(struct restore *r, struct err *err)
         if (p->process->files_owner && p->process->files_owner != p->pid)
             r->ctl_fds++;
     }
+    raise_open_files_limit(); /* the driver, our child, opens everything first */
     if (getrlimit(RLIMIT_NOFILE, &lim) < 0)
         return err_errno(err, "getrlimit");
     at = top + 1;

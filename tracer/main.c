@@ -10,7 +10,6 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/syscall.h>
 
@@ -19,16 +18,6 @@
 #include "tracer/check.h"
 #include "tracer/freeze.h"
 #include "tracer/tracer.h"
-
-static void raise_fd_limit(void)
-{
-    struct rlimit r;
-
-    if (getrlimit(RLIMIT_NOFILE, &r) == 0) {
-        r.rlim_cur = r.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &r);
-    }
-}
 
 /* Watch one living member at a time: when it ends, it is time to see whether anyone is left. */
 static void watch_someone(struct tracer *t)
@@ -141,7 +130,7 @@ int main(int argc, char **argv)
     sigaddset(&chld, SIGCHLD);
     sigprocmask(SIG_BLOCK, &chld, NULL);
     t.sigchld = signalfd(-1, &chld, SFD_CLOEXEC | SFD_NONBLOCK);
-    raise_fd_limit();
+    raise_open_files_limit();
     r = tracer_start(&t, config_fd, &err);
     if (r == 0)
         r = run(&t, &err);
