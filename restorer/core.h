@@ -38,6 +38,8 @@ int check_rights(const struct restore *r, struct err *err);
 uint64_t plan_free_range(const struct restore *r, uint64_t size);
 int plan_area(struct restore *r, struct err *err);
 int plan_fds(struct restore *r, struct err *err);
+/* The highest pid below limit that no image has; 0 if one has a higher. For the driver in a new pid namespace. */
+pid_t plan_spare_pid(const struct restore *r, pid_t limit);
 /* Same pids here, or a pid namespace of its own; same clocks, or a time namespace. */
 int plan_namespaces(struct restore *r, struct err *err);
 

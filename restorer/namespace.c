@@ -25,6 +25,9 @@
 
 #define SECOND 1000000000ll
 
+/* Of 64-bit kernels: include/linux/threads.h. */
+#define PID_MAX_LIMIT (4 * 1024 * 1024)
+
 static int write_text(const char *path, const char *text, struct err *err)
 {
     _cleanup_close_ int fd = open(path, O_WRONLY | O_CLOEXEC);
@@ -119,6 +122,20 @@ static pid_t make_child(uint64_t flags, pid_t pid)
     return (pid_t)syscall(SYS_clone3, &ca, sizeof(ca));
 }
 
+/* With a pid that no image has. A new pid namespace has pids up to PID_MAX_LIMIT since Linux 6.14, whatever others have. */
+static pid_t make_driver(const struct restore *r)
+{
+    pid_t pid = make_child(CLONE_PARENT, plan_spare_pid(r, PID_MAX_LIMIT)), spare;
+
+    if (pid >= 0 || errno != EINVAL)
+        return pid;
+    spare = plan_spare_pid(r, r->pid_max);
+    if (spare)
+        return make_child(CLONE_PARENT, spare);
+    errno = ERANGE;
+    return -1;
+}
+
 static int own_proc(struct err *err)
 {
     if (mount("none", "/", NULL, MS_REC | MS_SLAVE, NULL) < 0)
@@ -144,9 +161,9 @@ static int enter_pidns(struct restore *r, struct err *err)
     close(ready[0]);
     if (pid < 0)
         return err_errno(err, "the first process of a new pid namespace");
-    pid = make_child(CLONE_PARENT, r->spare_pid);
+    pid = make_driver(r);
     if (pid < 0)
-        return err_errno(err, "making the driver");
+        return err_errno(err, errno == ERANGE ? "pids above this kernel's kernel.pid_max" : "making the driver");
     if (pid > 0)
         _exit(0);
     if (own_proc(err) < 0)

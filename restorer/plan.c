@@ -227,43 +227,62 @@ static bool pid_in_images(const struct restore *r, pid_t pid)
     return false;
 }
 
-static int choose_spare(struct restore *r, struct err *err)
+static pid_t highest_tid(const struct restore *r)
 {
-    _cleanup_free_ char *max = NULL;
-    pid_t pid;
+    pid_t highest = 0;
 
-    if (read_proc(&max, NULL, err, "sys/kernel/pid_max") < 0)
-        return -err->code;
-    pid = atoi(max) - 1;
     for (size_t i = 0; i < r->nprocs; i++)
         for (size_t t = 0; t < r->procs[i].nthreads; t++)
-            if (r->procs[i].threads[t]->tid > pid)
-                return err_set(err, ERANGE, "thread %d: this kernel has pids up to %d only (kernel.pid_max)",
-                               r->procs[i].threads[t]->tid, pid);
-    while (pid > 300 && pid_in_images(r, pid))
-        pid--;
-    r->spare_pid = pid;
-    return 0;
+            if (r->procs[i].threads[t]->tid > highest)
+                highest = r->procs[i].threads[t]->tid;
+    return highest;
+}
+
+pid_t plan_spare_pid(const struct restore *r, pid_t limit)
+{
+    if (highest_tid(r) >= limit)
+        return 0;
+    while (--limit > 300 && pid_in_images(r, limit))
+        ;
+    return limit;
+}
+
+/* Why the pids can't be had here, with the first that can't; 0: they can. */
+static int pids_in_the_way(const struct restore *r, pid_t *pid)
+{
+    int why = find_taken(r, pid);
+
+    if (highest_tid(r) < r->pid_max)
+        return why;
+    *pid = highest_tid(r);
+    return -ERANGE;
 }
 
 static int plan_pids(struct restore *r, struct err *err)
 {
+    _cleanup_free_ char *max = NULL;
     pid_t pid;
-    int why = find_taken(r, &pid);
+    int why;
 
+    if (read_proc(&max, NULL, err, "sys/kernel/pid_max") < 0)
+        return -err->code;
+    r->pid_max = atoi(max);
+    why = pids_in_the_way(r, &pid);
     if (why == 0 && !r->options.in_new_pidns)
         return 0;
     if (r->options.pids_must_match)
         return err_set(err, -why,
-                       why == -EEXIST ? "pid %d is taken (--pids-must-match)"
-                                      : "pid %d cannot be chosen without CAP_CHECKPOINT_RESTORE "
-                                        "(--pids-must-match)",
+                       why == -EEXIST   ? "pid %d is taken (--pids-must-match)"
+                       : why == -ERANGE ? "pid %d is above kernel.pid_max (--pids-must-match)"
+                                        : "pid %d cannot be chosen without CAP_CHECKPOINT_RESTORE "
+                                          "(--pids-must-match)",
                        pid);
     r->new_pidns = true;
     r->new_userns = !has_cap(CAP_SYS_ADMIN);
     if (!r->options.in_new_pidns)
-        log_note(why == -EEXIST ? "pid %d is taken: restarting in a new pid namespace"
-                                : "restarting in a new pid namespace: only root may choose pids (here %d)",
+        log_note(why == -EEXIST   ? "pid %d is taken: restarting in a new pid namespace"
+                 : why == -ERANGE ? "pid %d is above kernel.pid_max: restarting in a new pid namespace"
+                                  : "restarting in a new pid namespace: only root may choose pids (here %d)",
                  pid);
     return 0;
 }
@@ -301,7 +320,7 @@ static void plan_clocks(struct restore *r)
 
 int plan_namespaces(struct restore *r, struct err *err)
 {
-    if (choose_spare(r, err) < 0 || plan_pids(r, err) < 0)
+    if (plan_pids(r, err) < 0)
         return -err->code;
     plan_clocks(r);
     return 0;

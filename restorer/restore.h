@@ -103,7 +103,7 @@ struct restore {
     bool new_userns;
     bool new_timens;
     int64_t monotonic_shift, boottime_shift; /* ns, for new_timens */
-    pid_t spare_pid;       /* a pid that no image has: the driver's in a new pid namespace; helpers are below it */
+    pid_t pid_max;         /* of the namespace that dmtcp_restart is in: pids are below it */
     size_t n_objects;
     int report;            /* the driver's end of the channel to dmtcp_restart, -1 there */
     struct caps *caps;     /* the driver's capabilities (creds.c) */

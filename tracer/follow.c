@@ -190,18 +190,12 @@ const pid_t *follow_hidden(const struct follow *f, size_t *n)
  */
 static bool lives(const struct member *m)
 {
-    struct proc_status more;
     struct proc_stat s;
     struct err ignored;
 
     if (read_stat(m->pid, &s, &ignored) < 0 || s.starttime != m->start)
         return false;
-    if (s.state != 'Z' && s.state != 'X')
-        return true;
-    if (read_status(m->pid, m->pid, &more, &ignored) < 0)
-        return false;
-    proc_status_free(&more);
-    return more.threads > 1;
+    return (s.state != 'Z' && s.state != 'X') || has_other_threads(m->pid);
 }
 
 /* Everyone in /proc whose parent is a member, zombies too, until nothing new is found. */

@@ -62,7 +62,7 @@ static bool is_heir(const struct proc *p, const struct thread *t)
 
 /*
  * The same happens to a first thread that has stopped, and nobody tells. The new one is ours if it was seized under its
- * old id; then it has still to stop. Returns how many there are.
+ * old id; then it has still to stop. It may be one that we never knew. Returns how many there are.
  */
 static size_t find_heirs(struct ckpt *c)
 {
@@ -73,7 +73,7 @@ static size_t find_heirs(struct ckpt *c)
         siginfo_t info;
         if (!t || c->procs[i]->kept_back)
             continue;
-        if (t->stopped && !t->gone && c->procs[i]->nthreads > 1 &&
+        if (t->stopped && !t->gone &&
             (ptrace(PTRACE_GETSIGINFO, t->tid, NULL, &info) < 0 || info.si_code >> 8 != PTRACE_EVENT_STOP)) {
             t->stopped = false;
             t->gone = !seized_by_us(t->tid, t->tid);
@@ -89,6 +89,17 @@ static void all_gone(struct proc *p)
 {
     for (size_t k = 0; k < p->nthreads; k++)
         p->threads[k].gone = true;
+}
+
+/* Those that were waited for while others were being seized, stopped as they were, are gone. */
+static void strike_off(struct proc *p)
+{
+    struct proc_stat s;
+    struct err ignored;
+
+    for (size_t k = 0; k < p->nthreads; k++)
+        if (p->threads[k].tid != p->pid && read_task_stat(p->pid, p->threads[k].tid, &s, &ignored) < 0)
+            p->threads[k].gone = true;
 }
 
 /* Seize the threads of a process that are not known yet; *found counts them. */
@@ -111,7 +122,7 @@ static int seize_each(struct ckpt *c, const struct seizing *s, struct proc *p, c
         *t = (struct thread){.tid = tids[i]};
         if (seize(c, s, p, t, err) < 0)
             return -err->code;
-        *found += t->seized;
+        (*found)++; /* also one that has ended: the kernel ends its list at a thread that ends under its eyes */
     }
     return 0;
 }
@@ -131,7 +142,8 @@ static int seize_new(struct ckpt *c, struct proc *p, size_t *found, struct err *
     if (n > 1)
         seizing_begin(&s, p->pid);
     r = seize_each(c, &s, p, tids, n, found, err);
-    seizing_end(&s);
+    if (seizing_end(&s))
+        strike_off(p);
     return r;
 }
 
@@ -330,7 +342,7 @@ static int freeze_all(struct ckpt *c, struct follow *f, struct err *err)
             return -err->code;
         const struct member *m = follow_members(f, &n);
         for (size_t i = 0; i < n; i++) {
-            if (m[i].threads <= 0)
+            if (m[i].threads <= 0 && !has_other_threads(m[i].pid))
                 continue;
             struct proc *p = tasks_add_proc(c, m[i].pid);
             if (!p)

@@ -166,6 +166,17 @@ void proc_status_free(struct proc_status *s)
     s->groups = NULL;
 }
 
+bool has_other_threads(pid_t pid)
+{
+    struct proc_status st;
+    struct err ignored;
+
+    if (read_status(pid, pid, &st, &ignored) < 0)
+        return false;
+    proc_status_free(&st);
+    return st.threads > 1;
+}
+
 /* The kernel writes a newline in a name as \012 (seq_path's escapes). */
 static char *unescape(const char *s, size_t n)
 {

@@ -45,6 +45,7 @@ struct proc_status {
 int parse_status(const char *text, struct proc_status *s, struct err *err);
 int read_status(pid_t pid, pid_t tid, struct proc_status *s, struct err *err);
 void proc_status_free(struct proc_status *s);
+bool has_other_threads(pid_t pid); /* than the first. A zombie that has is no dead process */
 
 /* A line of maps, with the VmFlags of smaps. */
 struct map {

@@ -26,6 +26,8 @@
 #define REAP_EVERY_NS 2000000
 #define TRIES         100 /* each takes the program an execution */
 
+static volatile sig_atomic_t reaped; /* by the handler, since seizing_begin() */
+
 bool task_exists(pid_t pid, pid_t tid)
 {
     struct proc_stat s;
@@ -78,8 +80,8 @@ static void reap(int sig, siginfo_t *info, void *context)
     snprintf(dir, sizeof(dir), "/proc/%d/task", pid);
     if (info->si_code == SI_TIMER && list_numbers(dir, &tids, &n, &gone) == 0)
         for (size_t i = 0; i < n; i++)
-            if (tids[i] != pid)
-                bury_task(tids[i]);
+            if (tids[i] != pid && bury_task(tids[i]))
+                reaped = 1;
     errno = before;
 }
 
@@ -92,6 +94,7 @@ void seizing_begin(struct seizing *s, pid_t pid)
 
     sigemptyset(&set);
     sigaddset(&set, SIGALRM);
+    reaped = 0;
     s->ready = timer_create(CLOCK_MONOTONIC, &event, &s->timer) == 0;
     if (!s->ready)
         return;
@@ -100,17 +103,18 @@ void seizing_begin(struct seizing *s, pid_t pid)
     timer_settime(s->timer, 0, &every, NULL);
 }
 
-void seizing_end(struct seizing *s)
+bool seizing_end(struct seizing *s)
 {
     const struct sigaction ignore = {.sa_handler = SIG_IGN};
 
     if (!s->ready)
-        return;
+        return false;
     timer_delete(s->timer);
     sigaction(SIGALRM, &ignore, NULL); /* one that is pending still is dropped */
     sigaction(SIGALRM, &s->action, NULL);
     sigprocmask(SIG_SETMASK, &s->mask, NULL);
     s->ready = false;
+    return reaped;
 }
 
 static int call_seize(const struct seizing *s, pid_t tid, unsigned long options)

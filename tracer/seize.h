@@ -17,7 +17,7 @@ struct seizing {
 };
 
 void seizing_begin(struct seizing *s, pid_t pid);
-void seizing_end(struct seizing *s);
+bool seizing_end(struct seizing *s); /* was any thread found dead, and waited for, meanwhile? */
 
 /*
  * PTRACE_SEIZE. Sets t->seized, or t->gone when the thread has ended. Fails by name when it may not be traced or has a

@@ -104,9 +104,9 @@ void tasks_sort(struct ckpt *c)
 
 /*
  * The record of a process's end is written a little before it is a zombie (do_exit() in kernel/exit.c): who has no
- * thread left by the records is given the time to become one, or it would be neither frozen nor a zombie.
+ * thread left is given the time to become one, or it would be neither frozen nor a zombie.
  */
-static void await_deaths(const struct follow *f)
+static void await_deaths(const struct ckpt *c, const struct follow *f)
 {
     size_t n;
     const struct member *m = follow_members(f, &n);
@@ -114,7 +114,8 @@ static void await_deaths(const struct follow *f)
     for (size_t i = 0; i < n; i++) {
         struct proc_stat s;
         struct err ignored;
-        if (m[i].threads > 0 || read_stat(m[i].pid, &s, &ignored) < 0 || (s.state != 'Z' && !(s.flags & PF_EXITING)))
+        if (tasks_find_proc(c, m[i].pid) || read_stat(m[i].pid, &s, &ignored) < 0 ||
+            (s.state != 'Z' && !(s.flags & PF_EXITING)))
             continue;
         _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, m[i].pid, 0);
         if (fd >= 0)
@@ -127,12 +128,14 @@ int tasks_add_zombies(struct ckpt *c, struct follow *f, struct err *err)
     size_t n, alive = c->nprocs;
     const struct member *m = follow_members(f, &n);
 
-    await_deaths(f);
+    await_deaths(c, f);
     for (size_t i = 0; i < n; i++) {
         struct proc_stat s;
         struct err ignored;
         if (tasks_find_proc(c, m[i].pid) || read_stat(m[i].pid, &s, &ignored) < 0 || s.state != 'Z')
             continue;
+        if (has_other_threads(m[i].pid))
+            return err_set(err, EAGAIN, "process %d: is executing a program and was not seen; try again", m[i].pid);
         bool ours = false;
         for (size_t k = 0; k < alive && !ours; k++)
             ours = c->procs[k]->pid == s.ppid;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/ptrace.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -18,6 +19,15 @@
 #include "tracer/procfs.h"
 #include "tracer/tasks.h"
 #include "tracer/vfork.h"
+
+/* The flags are the first of struct clone_args (clone(2)). Threads are made by clone3, too. */
+static bool clone3_is_vfork(pid_t pid, uint64_t args)
+{
+    uint64_t flags;
+    struct iovec here = {&flags, sizeof(flags)}, there = {(void *)(uintptr_t)args, sizeof(flags)};
+
+    return process_vm_readv(pid, &here, 1, &there, 1, 0) != sizeof(flags) || (flags & CLONE_VFORK);
+}
 
 /* /proc/PID/task/TID/syscall tells while it sleeps. */
 bool is_in_vfork(pid_t pid, pid_t tid)
@@ -30,9 +40,9 @@ bool is_in_vfork(pid_t pid, pid_t tid)
     if (read_proc(&text, NULL, &ignored, "%d/task/%d/syscall", pid, tid) < 0 ||
         sscanf(text, "%ld %" SCNx64 " %" SCNx64, &nr, &a0, &a1) != 3)
         return false;
-    if (nr == SYS_vfork || nr == SYS_clone3)
-        return true;
-    return nr == SYS_clone && (a0 & CLONE_VFORK);
+    if (nr == SYS_clone3)
+        return clone3_is_vfork(tid, a0);
+    return nr == SYS_vfork || (nr == SYS_clone && (a0 & CLONE_VFORK));
 }
 
 static bool waits(const struct proc *p, const struct thread *t)
