@@ -42,6 +42,8 @@ int plan_fds(struct restore *r, struct err *err);
 pid_t plan_spare_pid(const struct restore *r, pid_t limit);
 /* Same pids here, or a pid namespace of its own; same clocks, or a time namespace. */
 int plan_namespaces(struct restore *r, struct err *err);
+/* In the driver: a coordinator that was started for this, and the driver, have got pids since. */
+int plan_pids_again(struct restore *r, struct err *err);
 
 /* --- session.c: in which order processes are made (see there) --- */
 

@@ -92,7 +92,8 @@ static int fill_skeletons(struct restore *r, struct err *err)
 
 int restore_all(struct restore *r, struct err *err)
 {
-    if (namespaces_enter(r, err) < 0 || creds_init(r, err) < 0 || sysv_make_all(r, err) < 0 || tty_make_all(r, err) < 0 ||
+    if (plan_pids_again(r, err) < 0 || namespaces_enter(r, err) < 0 || creds_init(r, err) < 0 ||
+        sysv_make_all(r, err) < 0 || tty_make_all(r, err) < 0 ||
         make_skeletons(r, err) < 0 || fill_skeletons(r, err) < 0 || each(r, signals_restore, err) < 0 ||
         each(r, timers_restore, err) < 0 || arm_objects(r, err) < 0 || each(r, thread_host, err) < 0 ||
         last_objects(r, err) < 0 || stop_processes(r, err) < 0 || each(r, threads_seize, err) < 0 || finish_all(r, err) < 0)

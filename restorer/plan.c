@@ -280,11 +280,17 @@ static int plan_pids(struct restore *r, struct err *err)
     r->new_pidns = true;
     r->new_userns = !has_cap(CAP_SYS_ADMIN);
     if (!r->options.in_new_pidns)
-        log_note(why == -EEXIST   ? "pid %d is taken: restarting in a new pid namespace"
-                 : why == -ERANGE ? "pid %d is above kernel.pid_max: restarting in a new pid namespace"
-                                  : "restarting in a new pid namespace: only root may choose pids (here %d)",
-                 pid);
+        restore_note(r,
+                     why == -EEXIST   ? "pid %d is taken: restarting in a new pid namespace"
+                     : why == -ERANGE ? "pid %d is above kernel.pid_max: restarting in a new pid namespace"
+                                      : "restarting in a new pid namespace: only root may choose pids (here %d)",
+                     pid);
     return 0;
+}
+
+int plan_pids_again(struct restore *r, struct err *err)
+{
+    return r->new_pidns ? 0 : plan_pids(r, err);
 }
 
 /* --- clocks --- */

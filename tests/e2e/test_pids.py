@@ -1,5 +1,4 @@
-"""A pid namespace may have higher pids than the one around it (Linux 6.14). A program that was restarted in one, and has
-got such a pid since, is restarted again."""
+"""Pids that a restart cannot have as they come: another pid namespace is made for them."""
 
 import os
 import pathlib
@@ -35,6 +34,8 @@ def in_pidns(pid, command):
 
 @pytest.mark.parametrize("user", harness.users(), indirect=True)
 def test_above_pid_max(lab, user):
+    """A pid namespace may have higher pids than the one around it (Linux 6.14). A program that was restarted in one, and
+    has got such a pid since, is restarted again."""
     if os.geteuid() != 0 or int(pathlib.Path("/proc/sys/kernel/pid_max").read_text()) > HIGH:
         pytest.skip("pids are not limited here, or root is needed to choose the next one")
     lab.write("program.py", PROGRAM)
@@ -57,3 +58,21 @@ def test_above_pid_max(lab, user):
     status, child = lab.tail("said").split()
     assert (status, int(child) > HIGH) == ("-9", True)
     assert user.name != "root" or "above kernel.pid_max: restarting in a new pid namespace" in lab.tail("restart.stderr")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root chooses the next pid, and restarts with the old ones")
+@pytest.mark.parametrize("ahead", range(1, 6))
+def test_taken_by_ourselves(lab, ahead):
+    """The program's pid is the next, or the one after that …: dmtcp_restart, the coordinator that it starts or the driver
+    gets it."""
+    lab.launch(lab.program_argv("count"))
+    lab.wait_ready()
+    pid = lab.program.pid
+    lab.checkpoint()
+    lab.kill_everything()
+    pathlib.Path("/proc/sys/kernel/ns_last_pid").write_text(str(pid - ahead))
+    lab.restart()
+    lab.wait_running()
+    lab.go.touch()
+    assert lab.finish() == 0, lab.tail("restart.stderr")
+    assert lab.lines()[-1] == "PASS"
