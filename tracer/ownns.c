@@ -60,40 +60,66 @@ static bool differs(const char *a, const char *b)
     return *a && *b && strcmp(a, b) != 0;
 }
 
-/* Device, root and place of a mount: fields 3 to 5 of a line of mountinfo, at *line, which is moved to the
- * next. */
-static size_t next_mount(const char **line, const char **start)
+/* Device, root and place of a mount: fields 3 to 5 of a line of mountinfo, which is cut behind them. */
+static char *mount_key(char *line)
 {
-    const char *p = *line, *end;
+    char *end;
 
-    for (int i = 0; p && i < 2; i++)
-        p = strchr(p, ' ') ? strchr(p, ' ') + 1 : NULL;
-    end = *start = p;
+    for (int i = 0; line && i < 2; i++) {
+        line = strchr(line, ' ');
+        line += line ? 1 : 0;
+    }
+    end = line;
     for (int i = 0; end && i < 3; i++)
         end = strchr(end + 1, ' ');
-    *line = end ? strchr(end, '\n') : NULL;
-    *line += *line ? 1 : 0;
-    return end ? (size_t)(end - p) : 0;
+    if (end)
+        *end = 0;
+    return line;
+}
+
+static int by_key(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* What is mounted, in an order that depends on that only: the copy of a namespace lists its mounts in another one. text is
+ * changed, and pointed into. */
+static size_t list_mounts(char *text, char ***mounts)
+{
+    size_t n = 0, cap = 0;
+    char *rest = text, *line;
+
+    *mounts = NULL;
+    while ((line = strsep(&rest, "\n"))) {
+        char *key = mount_key(line);
+        char **more = key ? grow(*mounts, n, &cap, sizeof(*more)) : NULL;
+        if (!more)
+            continue;
+        *mounts = more;
+        more[n++] = key;
+    }
+    if (n)
+        qsort(*mounts, n, sizeof(**mounts), by_key);
+    return n;
 }
 
 /* A mount namespace of its own does no harm as long as the same is mounted in it. */
 static bool same_mounts(pid_t pid)
 {
     _cleanup_free_ char *ours = NULL, *theirs = NULL;
-    const char *a, *b, *pa, *pb;
+    _cleanup_free_ char **a = NULL, **b = NULL;
     struct err ignored;
-    size_t la, lb;
+    size_t n, i = 0;
 
     if (read_proc(&ours, NULL, &ignored, "%d/mountinfo", getpid()) < 0 ||
         read_proc(&theirs, NULL, &ignored, "%d/mountinfo", pid) < 0)
         return true;
-    a = ours;
-    b = theirs;
-    do {
-        la = a ? next_mount(&a, &pa) : 0;
-        lb = b ? next_mount(&b, &pb) : 0;
-    } while (la && la == lb && memcmp(pa, pb, la) == 0);
-    return !la && !lb;
+    n = list_mounts(ours, &a);
+    if (list_mounts(theirs, &b) != n)
+        return false;
+    while (i < n && strcmp(a[i], b[i]) == 0)
+        i++;
+    return i == n;
 }
 
 static const char *own_namespace(const struct own *ours, const struct proc *p)
