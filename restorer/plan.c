@@ -227,20 +227,26 @@ static bool pid_in_images(const struct restore *r, pid_t pid)
     return false;
 }
 
-static pid_t highest_tid(const struct restore *r)
+/* Of threads, zombies, sessions and groups. */
+static pid_t highest_pid(const struct restore *r)
 {
     pid_t highest = 0;
 
-    for (size_t i = 0; i < r->nprocs; i++)
-        for (size_t t = 0; t < r->procs[i].nthreads; t++)
-            if (r->procs[i].threads[t]->tid > highest)
-                highest = r->procs[i].threads[t]->tid;
+    for (size_t i = 0; i < r->nprocs; i++) {
+        const struct rproc *p = &r->procs[i];
+        const pid_t ids[] = {p->pid, p->process->sid, p->process->pgid};
+
+        for (size_t k = 0; k < ARRAY_SIZE(ids); k++)
+            highest = ids[k] > highest ? ids[k] : highest;
+        for (size_t t = 0; t < p->nthreads; t++)
+            highest = (pid_t)p->threads[t]->tid > highest ? (pid_t)p->threads[t]->tid : highest;
+    }
     return highest;
 }
 
 pid_t plan_spare_pid(const struct restore *r, pid_t limit)
 {
-    if (highest_tid(r) >= limit)
+    if (highest_pid(r) >= limit)
         return 0;
     while (--limit > 300 && pid_in_images(r, limit))
         ;
@@ -252,9 +258,9 @@ static int pids_in_the_way(const struct restore *r, pid_t *pid)
 {
     int why = find_taken(r, pid);
 
-    if (highest_tid(r) < r->pid_max)
+    if (highest_pid(r) < r->pid_max)
         return why;
-    *pid = highest_tid(r);
+    *pid = highest_pid(r);
     return -ERANGE;
 }
 

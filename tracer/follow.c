@@ -184,18 +184,10 @@ const pid_t *follow_hidden(const struct follow *f, size_t *n)
     return f->hidden;
 }
 
-/*
- * For when records are missing. Not a zombie (a leader that has ended while other threads go on looks like one), and
- * not a later process with its pid?
- */
+/* For when records are missing. */
 static bool lives(const struct member *m)
 {
-    struct proc_stat s;
-    struct err ignored;
-
-    if (read_stat(m->pid, &s, &ignored) < 0 || s.starttime != m->start)
-        return false;
-    return (s.state != 'Z' && s.state != 'X') || has_other_threads(m->pid);
+    return !is_dead(m->pid, m->start);
 }
 
 /* Everyone in /proc whose parent is a member, zombies too, until nothing new is found. */

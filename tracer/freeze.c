@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -84,14 +85,10 @@ static size_t find_heirs(struct ckpt *c)
     return found;
 }
 
-/* Who executes a program ends all other threads. */
-static void all_gone(struct proc *p)
-{
-    for (size_t k = 0; k < p->nthreads; k++)
-        p->threads[k].gone = true;
-}
-
-/* Those that were waited for while others were being seized, stopped as they were, are gone. */
+/*
+ * Who executes a program ends all other threads, and those that the timer waited for while others were being seized are
+ * gone, stopped as they were. The program executed may have new ones.
+ */
 static void strike_off(struct proc *p)
 {
     struct proc_stat s;
@@ -114,7 +111,7 @@ static int seize_each(struct ckpt *c, const struct seizing *s, struct proc *p, c
         if (t && !is_heir(p, t))
             continue;
         if (t)
-            all_gone(p);
+            strike_off(p);
         else
             t = tasks_add_thread(p, tids[i]);
         if (!t)
@@ -122,7 +119,7 @@ static int seize_each(struct ckpt *c, const struct seizing *s, struct proc *p, c
         *t = (struct thread){.tid = tids[i]};
         if (seize(c, s, p, t, err) < 0)
             return -err->code;
-        (*found)++; /* also one that has ended: the kernel ends its list at a thread that ends under its eyes */
+        (*found)++;
     }
     return 0;
 }
@@ -131,6 +128,7 @@ static int seize_new(struct ckpt *c, struct proc *p, size_t *found, struct err *
 {
     _cleanup_free_ int *tids = NULL;
     struct seizing s = {.ready = false};
+    struct stat st;
     char dir[40];
     size_t n;
     struct err gone;
@@ -139,8 +137,11 @@ static int seize_new(struct ckpt *c, struct proc *p, size_t *found, struct err *
     snprintf(dir, sizeof(dir), "/proc/%d/task", p->pid);
     if (list_numbers(dir, &tids, &n, &gone) < 0)
         return 0; /* it has ended */
-    if (n > 1)
-        seizing_begin(&s, p->pid);
+    /* The kernel ends its list at a thread that ends under its eyes; the links of the directory are all threads, and two. */
+    if (stat(dir, &st) < 0 || st.st_nlink != n + 2)
+        (*found)++;
+    if (n > 1 && seizing_begin(&s, p->pid, err) < 0)
+        return -err->code;
     r = seize_each(c, &s, p, tids, n, found, err);
     if (seizing_end(&s))
         strike_off(p);
@@ -297,7 +298,7 @@ static int poll_threads(struct ckpt *c, struct follow *f, size_t *left, bool *pr
                 t = &p->threads[k];
             } else if (r < 0 && errno == ECHILD) {
                 t->gone = true; /* or replaced: find_heirs() */
-            } else if (r == 0 && t->tid == p->pid && p->nthreads > 1 && !task_exists(p->pid, t->tid)) {
+            } else if (r == 0 && t->tid == p->pid && !task_exists(p->pid, t->tid) && has_other_threads(p->pid)) {
                 t->gone = true; /* reported only after all other threads */
             }
             *left += !t->stopped && !t->gone;

@@ -177,6 +177,26 @@ bool has_other_threads(pid_t pid)
     return st.threads > 1;
 }
 
+/* 'Z' also when there is none any more. */
+static char state_of(pid_t pid, uint64_t start)
+{
+    struct proc_stat s;
+    struct err ignored;
+
+    return read_stat(pid, &s, &ignored) < 0 || s.starttime != start || s.state == 'X' ? 'Z' : s.state;
+}
+
+bool is_dead(pid_t pid, uint64_t start)
+{
+    struct proc_stat s;
+    struct err ignored;
+
+    if (read_stat(pid, &s, &ignored) < 0 || s.starttime != start)
+        return true;
+    /* Between the two looks another thread may have taken its place. */
+    return state_of(pid, start) == 'Z' && !has_other_threads(pid) && state_of(pid, start) == 'Z';
+}
+
 /* The kernel writes a newline in a name as \012 (seq_path's escapes). */
 static char *unescape(const char *s, size_t n)
 {

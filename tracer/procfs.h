@@ -45,7 +45,12 @@ struct proc_status {
 int parse_status(const char *text, struct proc_status *s, struct err *err);
 int read_status(pid_t pid, pid_t tid, struct proc_status *s, struct err *err);
 void proc_status_free(struct proc_status *s);
-bool has_other_threads(pid_t pid); /* than the first. A zombie that has is no dead process */
+bool has_other_threads(pid_t pid); /* than the first */
+/*
+ * Is it dead, waited for or not? A first thread that has ended while others go on looks like a zombie, and so does who
+ * is executing a program until that is done. start: clock ticks (/proc/PID/stat); another process with its pid is not it.
+ */
+bool is_dead(pid_t pid, uint64_t start);
 
 /* A line of maps, with the VmFlags of smaps. */
 struct map {

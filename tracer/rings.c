@@ -10,6 +10,7 @@
 #include <linux/perf_event.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -309,7 +310,12 @@ static void *drain(void *arg)
 /* Without it nothing is wrong as long as somebody asks often enough; what is lost else is noticed. */
 static void start_drainer(struct rings *s)
 {
+    sigset_t all, before;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for who asks */
     s->drained = pthread_create(&s->drainer, NULL, drain, s) == 0;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
 static void end_drainer(struct rings *s)

@@ -26,7 +26,13 @@
 #define REAP_EVERY_NS 2000000
 #define TRIES         100 /* each takes the program an execution */
 
+static timer_t timer;                /* while there is a struct seizing that is ready */
 static volatile sig_atomic_t reaped; /* by the handler, since seizing_begin() */
+
+static void set_timer(void)
+{
+    timer_settime(timer, 0, &(struct itimerspec){.it_value = {0, REAP_EVERY_NS}}, NULL);
+}
 
 bool task_exists(pid_t pid, pid_t tid)
 {
@@ -65,7 +71,8 @@ bool seized_by_us(pid_t pid, pid_t tid)
 
 /*
  * Comes only while the thread is in PTRACE_SEIZE, so that everything may be called here. Also those are dead which the
- * kernel has attached and nobody has told of. The first one is not waited for by who executes a program.
+ * kernel has attached and nobody has told of. The first one is not waited for by who executes a program. The timer is set
+ * again at the end: the thread gets as long to itself however many there are.
  */
 static void reap(int sig, siginfo_t *info, void *context)
 {
@@ -82,25 +89,27 @@ static void reap(int sig, siginfo_t *info, void *context)
         for (size_t i = 0; i < n; i++)
             if (tids[i] != pid && bury_task(tids[i]))
                 reaped = 1;
+    set_timer();
     errno = before;
 }
 
-void seizing_begin(struct seizing *s, pid_t pid)
+int seizing_begin(struct seizing *s, pid_t pid, struct err *err)
 {
     const struct sigaction action = {.sa_sigaction = reap, .sa_flags = SA_SIGINFO | SA_RESTART};
-    const struct itimerspec every = {{0, REAP_EVERY_NS}, {0, REAP_EVERY_NS}};
-    struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGALRM, .sigev_value.sival_int = pid};
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM, .sigev_value.sival_int = pid};
     sigset_t set;
 
     sigemptyset(&set);
     sigaddset(&set, SIGALRM);
     reaped = 0;
-    s->ready = timer_create(CLOCK_MONOTONIC, &event, &s->timer) == 0;
-    if (!s->ready)
-        return;
+    event._sigev_un._tid = gettid(); /* not the thread that reads the rings of perf: it may be in malloc */
+    if (timer_create(CLOCK_MONOTONIC, &event, &timer) < 0)
+        return err_errno(err, "process %d: a timer to seize its threads with", pid);
+    s->ready = true;
     sigprocmask(SIG_BLOCK, &set, &s->mask);
     sigaction(SIGALRM, &action, &s->action);
-    timer_settime(s->timer, 0, &every, NULL);
+    set_timer();
+    return 0;
 }
 
 bool seizing_end(struct seizing *s)
@@ -109,7 +118,7 @@ bool seizing_end(struct seizing *s)
 
     if (!s->ready)
         return false;
-    timer_delete(s->timer);
+    timer_delete(timer);
     sigaction(SIGALRM, &ignore, NULL); /* one that is pending still is dropped */
     sigaction(SIGALRM, &s->action, NULL);
     sigprocmask(SIG_SETMASK, &s->mask, NULL);

@@ -11,12 +11,11 @@
 /* While a process with threads is seized: see seize.c. */
 struct seizing {
     bool ready;
-    timer_t timer;
     struct sigaction action;
     sigset_t mask;
 };
 
-void seizing_begin(struct seizing *s, pid_t pid);
+int seizing_begin(struct seizing *s, pid_t pid, struct err *err);
 bool seizing_end(struct seizing *s); /* was any thread found dead, and waited for, meanwhile? */
 
 /*

@@ -115,7 +115,7 @@ static void await_deaths(const struct ckpt *c, const struct follow *f)
         struct proc_stat s;
         struct err ignored;
         if (tasks_find_proc(c, m[i].pid) || read_stat(m[i].pid, &s, &ignored) < 0 ||
-            (s.state != 'Z' && !(s.flags & PF_EXITING)))
+            (s.state != 'Z' && !(s.flags & PF_EXITING)) || has_other_threads(m[i].pid))
             continue;
         _cleanup_close_ int fd = (int)syscall(SYS_pidfd_open, m[i].pid, 0);
         if (fd >= 0)
@@ -132,10 +132,10 @@ int tasks_add_zombies(struct ckpt *c, struct follow *f, struct err *err)
     for (size_t i = 0; i < n; i++) {
         struct proc_stat s;
         struct err ignored;
-        if (tasks_find_proc(c, m[i].pid) || read_stat(m[i].pid, &s, &ignored) < 0 || s.state != 'Z')
+        if (tasks_find_proc(c, m[i].pid) || read_stat(m[i].pid, &s, &ignored) < 0 || s.starttime != m[i].start)
             continue;
-        if (has_other_threads(m[i].pid))
-            return err_set(err, EAGAIN, "process %d: is executing a program and was not seen; try again", m[i].pid);
+        if (!is_dead(m[i].pid, m[i].start))
+            return err_set(err, EAGAIN, "process %d: was not seen in time; try again", m[i].pid);
         bool ours = false;
         for (size_t k = 0; k < alive && !ours; k++)
             ours = c->procs[k]->pid == s.ppid;
