@@ -87,10 +87,10 @@ static int by_key(const void *a, const void *b)
 static size_t list_mounts(char *text, char ***mounts)
 {
     size_t n = 0, cap = 0;
-    char *rest = text, *line;
+    char *save;
 
     *mounts = NULL;
-    while ((line = strsep(&rest, "\n"))) {
+    for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
         char *key = mount_key(line);
         char **more = key ? grow(*mounts, n, &cap, sizeof(*more)) : NULL;
         if (!more)

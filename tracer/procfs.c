@@ -177,24 +177,25 @@ bool has_other_threads(pid_t pid)
     return st.threads > 1;
 }
 
-/* 'Z' also when there is none any more. */
+/* 'X' also when there is none any more. */
 static char state_of(pid_t pid, uint64_t start)
 {
     struct proc_stat s;
     struct err ignored;
 
-    return read_stat(pid, &s, &ignored) < 0 || s.starttime != start || s.state == 'X' ? 'Z' : s.state;
+    return read_stat(pid, &s, &ignored) < 0 || s.starttime != start ? 'X' : s.state;
 }
 
 bool is_dead(pid_t pid, uint64_t start)
 {
-    struct proc_stat s;
-    struct err ignored;
+    char state = state_of(pid, start);
 
-    if (read_stat(pid, &s, &ignored) < 0 || s.starttime != start)
-        return true;
-    /* Between the two looks another thread may have taken its place. */
-    return state_of(pid, start) == 'Z' && !has_other_threads(pid) && state_of(pid, start) == 'Z';
+    if (state == 'Z') {
+        if (has_other_threads(pid))
+            return false;
+        state = state_of(pid, start); /* another thread may have taken its place before they were counted */
+    }
+    return state == 'Z' || state == 'X';
 }
 
 /* The kernel writes a newline in a name as \012 (seq_path's escapes). */
