@@ -37,11 +37,14 @@ for ((round = 1; round <= ${1:-40}; round++)); do
     job=$!
     read -r up <&6
     kill -STOP "$job"
-    kill -CONT "$job"
+    wait "$job"
+    stopped=$?
+    # It is bg that notes the job as running. With kill -CONT, that is up to SIGCHLD, and bash can miss one: then
+    # it waits for a stopped job that is long gone.
+    bg %% >/dev/null
     kill -TERM "$job"
-    # wait ends with 147 if bash has seen the job stop, and not yet go on
-    while wait -f "$job"; status=$?; ((status == 147)); do :; done
-    echo "$up, killed: $status"
+    wait -f "$job"
+    echo "$up, stopped: $stopped, killed: $?"
     tr a-z A-Z <<END
 here-document of round $round
 END
