@@ -30,7 +30,7 @@ done
 # One program of each family, the storm of processes, and whatever tests the commands rather than programs.
 choice="count or mem_anon or mem_memfd or mem_deleted or thr_many or thr_block or thr_timed or sig_timers or sig_pending
  or tree_ids or tree_zombie or file_basic or file_pipe or file_epoll or file_pty or storm_fork or storm_files
- or bash or vim or test_coordinator"
+ or bash or vim or test_coordinator or test_plugins"
 choice="($(echo "$choice" | tr -d '\n')) and not test_control and not test_can_fail"
 
 sh tests/packages.sh $packages

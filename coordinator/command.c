@@ -31,7 +31,7 @@ static const char usage[] =
     "      --quiet               no notes; twice: no warnings (DMTCP_QUIET)\n"
     "  -h, --coord-host HOST     the coordinator's host (DMTCP_COORD_HOST; default localhost)\n"
     "  -p, --coord-port PORT     its port (DMTCP_COORD_PORT; default 7779)\n"
-    "      --ckptdir DIR, --tmpdir DIR, --ext-tcp WHAT  with --attach: as for dmtcp_launch\n"
+    "      --ckptdir DIR, --tmpdir DIR, --ext-tcp WHAT, --with-plugin FILE  with --attach: as for dmtcp_launch\n"
     "      --help, --version\n";
 
 enum {
@@ -45,6 +45,7 @@ enum {
     OPT_QUIET,
     OPT_COMPRESS,
     OPT_EXT_TCP,
+    OPT_PLUGIN,
 };
 
 /* -i and -q mean something else here than in the other commands, so they come before the common ones. */
@@ -71,6 +72,7 @@ static const struct option long_options[] = {
     {"tmpdir", required_argument, NULL, OPT_TMPDIR},
     {"compress", required_argument, NULL, OPT_COMPRESS},
     {"ext-tcp", required_argument, NULL, OPT_EXT_TCP},
+    {"with-plugin", required_argument, NULL, OPT_PLUGIN},
     {"help", no_argument, NULL, OPT_HELP},
     {"version", no_argument, NULL, OPT_VERSION},
     {NULL, 0, NULL, 0},
@@ -89,6 +91,8 @@ struct arguments {
     int json;
     const char *compress;
     char ext_tcp[24]; /* "ext-tcp=…" */
+    char **plugin;
+    size_t n_plugin;
 };
 
 static int add_job(struct arguments *a, int opt, const char *number, struct err *err)
@@ -137,6 +141,8 @@ static int take_option(struct arguments *a, int opt, struct err *err)
             return -err->code;
         snprintf(a->ext_tcp, sizeof(a->ext_tcp), "ext-tcp=%s", optarg);
         return 0;
+    case OPT_PLUGIN:
+        return options_plugins(optarg, &a->plugin, &a->n_plugin, err);
     case OPT_COMPRESS:
         a->compress = optarg;
         return 0;
@@ -319,6 +325,8 @@ static int attach(struct arguments *a, struct coord *c, pid_t pid, struct err *e
     char *extra[] = {a->ext_tcp};
     int r;
 
+    if (options_plugins(NULL, &a->plugin, &a->n_plugin, err) < 0)
+        return -err->code;
     if (read_proc(&comm, NULL, err, "%d/comm", (int)pid) < 0)
         return err->code == ENOENT ? err_set(err, ESRCH, "no process with pid %d", (int)pid) : -err->code;
     comm[strcspn(comm, "\n")] = '\0';
@@ -326,6 +334,8 @@ static int attach(struct arguments *a, struct coord *c, pid_t pid, struct err *e
     options.ckptdir = a->o.ckptdir;
     options.tmpdir = a->o.tmpdir;
     options.compress = (char *)(a->compress ? a->compress : "");
+    options.plugin = a->plugin;
+    options.n_plugin = a->n_plugin;
     if (a->ext_tcp[0]) {
         options.extra = extra;
         options.n_extra = 1;
@@ -395,6 +405,9 @@ int main(int argc, char **argv)
         status = (a.o.fail_rc ? a.o.fail_rc : FAIL_RC_DEFAULT) + fail;
     }
     free(a.job);
+    for (size_t i = 0; i < a.n_plugin; i++)
+        free(a.plugin[i]);
+    free(a.plugin);
     options_free(&a.o);
     return status;
 }

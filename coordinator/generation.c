@@ -236,27 +236,37 @@ void removals_free(struct removal *r, size_t n)
     free(r);
 }
 
-/*
- * The generation that a restart goes on from is removed like any other when newer ones are complete, if it
- * lies where we would have put it, and is ours. A copy somewhere else is somebody's backup: not touched.
- */
-void generation_continue(struct server *s, const char *manifest)
+/* If its manifest is where we would have put it, and ours. */
+static void adopt_generation(struct server *s, unsigned generation)
 {
-    _cleanup_free_ char *path = manifest_path(s->config.options->ckptdir, s->computation, s->generation);
+    _cleanup_free_ char *path = manifest_path(s->config.options->ckptdir, s->computation, generation);
     struct manifest *m = NULL;
     struct err err = {0};
     struct stat st;
-    char *script;
 
-    if (!path || (manifest[0] && strcmp(manifest, path) != 0) || lstat(path, &st) < 0 ||
-        !S_ISREG(st.st_mode) || st.st_uid != geteuid())
+    if (!path || lstat(path, &st) < 0 || !S_ISREG(st.st_mode) || st.st_uid != geteuid())
         return;
-    script = script_path(s, s->generation);
+    char *script = script_path(s, generation);
     if (!script || manifest_read(path, &m, &err) < 0 || strcmp(m->computation, s->computation) != 0 ||
-        m->generation != s->generation || add_history(s, path, script, m) < 0) {
+        m->generation != generation || add_history(s, path, script, m) < 0) {
         free(script);
         manifest_free(m);
         return;
     }
     path = NULL;
+}
+
+/*
+ * The generation that a restart goes on from, and those that were kept before it, are removed like any other when newer ones
+ * are complete. A copy somewhere else is somebody's backup: not touched.
+ */
+void generation_continue(struct server *s, const char *manifest)
+{
+    _cleanup_free_ char *path = manifest_path(s->config.options->ckptdir, s->computation, s->generation);
+    unsigned keep = s->keep > 0 ? (unsigned)s->keep : 1;
+
+    if (!path || (manifest[0] && strcmp(manifest, path) != 0) || access(path, F_OK) < 0)
+        return;
+    for (unsigned g = s->generation >= keep ? s->generation - keep + 1 : 1; g <= s->generation; g++)
+        adopt_generation(s, g);
 }

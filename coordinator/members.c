@@ -86,6 +86,31 @@ static int on_adopted(struct server *s, struct peer *from, Wire__Msg *msg, void 
     return 0;
 }
 
+static bool is_listed(const char *list, const char *word)
+{
+    const char *at = list;
+
+    for (size_t n = strlen(word); (at = strstr(at, word)); at++)
+        if ((at == list || at[-1] == ':') && (!at[n] || at[n] == ':'))
+            return true;
+    return false;
+}
+
+/* What the computation's generations and its restart script need of a tree's options. */
+static void take_options(struct server *s, const Wire__TreeOptions *o)
+{
+    if (o && o->keep)
+        s->keep = (int)(o->keep > INT32_MAX ? INT32_MAX : o->keep);
+    for (size_t i = 0; o && i < o->n_plugin; i++) {
+        const char *before = s->plugins ? s->plugins : "";
+        char *more = is_listed(before, o->plugin[i]) ? NULL : format("%s%s%s", before, *before ? ":" : "", o->plugin[i]);
+        if (!more)
+            continue;
+        free(s->plugins);
+        s->plugins = more;
+    }
+}
+
 static void hand_over(struct server *s, struct peer *launcher, struct peer *tracer)
 {
     const Wire__Launch *launch = launcher->hello->launch;
@@ -99,8 +124,7 @@ static void hand_over(struct server *s, struct peer *launcher, struct peer *trac
     msg.adopt = &adopt;
     launcher->deadline = 0;
     launcher->starting = HANDED_OVER;
-    if (launch->options && launch->options->keep)
-        s->keep = (int)(launch->options->keep > INT32_MAX ? INT32_MAX : launch->options->keep);
+    take_options(s, launch->options);
     peer_request(s, tracer, &msg, on_adopted, (void *)(uintptr_t)launcher->id);
 }
 
@@ -261,6 +285,7 @@ static int restart_begins(struct server *s, const Wire__Join *join)
         return -ENOMEM;
     }
     s->generation = join->generation;
+    take_options(s, join->options);
     generation_continue(s, join->manifest);
     log_note("restarting computation %s from generation %u", s->computation, s->generation);
     return 0;
@@ -306,8 +331,11 @@ int on_join(struct server *s, struct peer *p, Wire__Msg *msg)
 
     if (!may_join(s, p, join, &ask))
         return 0;
-    if (!members)
+    if (!members) {
         checkpoint_committed(s); /* of those who were here before: it is over before anything else begins */
+        free(s->plugins);
+        s->plugins = NULL;
+    }
     if (!members &&
         (join->role == WIRE__JOIN__ROLE__RESTARTER ? restart_begins(s, join) : launch_begins(s)) < 0) {
         answer_error(s, &ask, ENOMEM, "out of memory");

@@ -237,6 +237,33 @@ int options_ext_tcp(const char *text, enum ext_tcp *value, struct err *err)
     return err_set(err, EINVAL, "--ext-tcp %s: use keep, reset or refuse", text);
 }
 
+static int add_plugin(const char *name, char ***paths, size_t *n, struct err *err)
+{
+    char **more = realloc(*paths, (*n + 1) * sizeof(*more));
+
+    if (!more)
+        return err_set(err, ENOMEM, "out of memory");
+    *paths = more;
+    more[*n] = realpath(name, NULL);
+    if (!more[*n])
+        return err_errno(err, "--with-plugin %s", name);
+    ++*n;
+    return 0;
+}
+
+int options_plugins(const char *list, char ***paths, size_t *n, struct err *err)
+{
+    if (!list && *n)
+        return 0;
+    _cleanup_free_ char *copy = strdup(list ? list : getenv("DMTCP_PLUGIN") ? getenv("DMTCP_PLUGIN") : "");
+    if (!copy)
+        return err_set(err, ENOMEM, "out of memory");
+    for (char *save = NULL, *name = strtok_r(copy, ":", &save); name; name = strtok_r(NULL, ":", &save))
+        if (add_plugin(name, paths, n, err) < 0)
+            return -err->code;
+    return 0;
+}
+
 void options_print_version(const struct options *o)
 {
     printf("%s (transparent checkpoint and restart) %s\nMIT licence; no warranty.\n", o->program,

@@ -93,6 +93,12 @@ int options_number(const char *what, const char *text, long min, long max, long 
 enum ext_tcp { EXT_TCP_UNSAID, EXT_TCP_KEEP, EXT_TCP_RESET, EXT_TCP_REFUSE };
 int options_ext_tcp(const char *text, enum ext_tcp *value, struct err *err);
 
+/*
+ * --with-plugin PATH[:PATH...]: the absolute path of each library, appended to *paths (in fresh memory). list NULL: DMTCP_PLUGIN, if
+ * that is set and nothing is in *paths yet.
+ */
+int options_plugins(const char *list, char ***paths, size_t *n, struct err *err);
+
 /* Program, version and licence, on standard output. */
 void options_print_version(const struct options *o);
 

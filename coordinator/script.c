@@ -109,6 +109,7 @@ static const char *const functions =
     "    [ -z \"$ckptdir\" ] || set -- --ckptdir \"$ckptdir\" \"$@\"\n"
     "    [ -z \"$tmpdir\" ] || set -- --tmpdir \"$tmpdir\" \"$@\"\n"
     "    [ -z \"$interval\" ] || set -- --interval \"$interval\" \"$@\"\n"
+    "    [ -z \"$plugins\" ] || set -- --with-plugin \"$plugins\" \"$@\"\n"
     "    [ -z \"$unstrict\" ] || set -- --no-strict-checking \"$@\"\n"
     "    set -- --coord-host \"$coord_host\" --coord-port \"$coord_port\" \"$@\"\n"
     "    if [ \"$here\" -eq 1 ]; then\n"
@@ -214,6 +215,9 @@ char *script_format(const struct server *s, const struct manifest *m, const char
         m->computation, m->generation, when);
     fputs(head, f);
     put_programs(f, restart_program);
+    fputs("plugins=", f);
+    put_quoted(f, s->plugins ? s->plugins : "");
+    fputc('\n', f);
     fprintf(f,
             "coord_host=${DMTCP_COORD_HOST:-${DMTCP_HOST:-}}\ncoord_port=${DMTCP_COORD_PORT:-${DMTCP_PORT:-%"
             "d}}\n\n",

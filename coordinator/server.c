@@ -287,6 +287,7 @@ void server_free(struct server *s)
     free(s->deferred);
     free(s->names);
     free(s->computation);
+    free(s->plugins);
     server_stop_listening(s);
     if (s->signal_fd >= 0)
         close(s->signal_fd);

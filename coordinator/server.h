@@ -175,6 +175,7 @@ struct server {
     struct generation *history; /* complete ones whose images we may remove, oldest first */
     size_t n_history, cap_history;
     int keep;
+    char *plugins; /* paths with colons between, NULL: none */
     int64_t last_time;
     uint64_t last_bytes, last_ns, last_frozen_ns;
     char last_error[1000];

@@ -22,6 +22,7 @@
 #include "image/packet.pb-c.h"
 #include "image/pidfd.pb-c.h"
 #include "image/pipe.pb-c.h"
+#include "image/plugin.pb-c.h"
 #include "image/process.pb-c.h"
 #include "image/shm.pb-c.h"
 #include "image/signal.pb-c.h"
@@ -68,6 +69,7 @@ static const struct {
     [KIND_NSFD] = {"nsfd", NULL},
     [KIND_USERFAULT] = {"userfault", NULL},
     [KIND_OUTSIDE] = {"outside", &outside__descriptor},
+    [KIND_PLUGIN] = {"plugin", &plugin__descriptor},
 };
 
 bool kind_known(uint32_t kind)

@@ -44,6 +44,7 @@
 #define KIND_NSFD      52
 #define KIND_USERFAULT 53
 #define KIND_OUTSIDE   54 /* a standard stream that leads outside the tree */
+#define KIND_PLUGIN    55 /* what a plugin kept, of the tree or of a description that it claimed */
 
 #define KIND_MAX 64
 

@@ -174,9 +174,34 @@ static void __attribute__((noreturn)) give_up(struct restore *r, const struct er
 
 /* --- becoming the tracer ---------------------------------------------------------------------------------------- */
 
+/*
+ * How the tree was treated before, as far as that is the program's affair: directories and plugins are those of this
+ * dmtcp_restart. NULL if the image does not say.
+ */
+static Wire__TreeOptions *options_of(const struct restore *r, const struct rproc *p)
+{
+    const ProtobufCBinaryData *b = &p->process->options;
+    Wire__TreeOptions *o = b->len ? wire__tree_options__unpack(NULL, b->len, b->data) : NULL;
+
+    if (!o)
+        return NULL;
+    o->ckptdir = o->tmpdir = (char *)"";
+    o->plugin = r->options.plugin;
+    o->n_plugin = r->options.n_plugin;
+    return o;
+}
+
+static uint32_t kept_of(const struct restore *r, const struct rproc *p)
+{
+    Wire__TreeOptions *o = options_of(r, p);
+
+    return o ? o->keep : 0; /* a few bytes, once in the life of this process */
+}
+
 static int join(struct restore *r, const struct driver_config *config, struct err *err)
 {
     Wire__Join j = WIRE__JOIN__INIT;
+    Wire__TreeOptions all = WIRE__TREE_OPTIONS__INIT;
     Wire__Msg *joined = NULL;
 
     if (!config->coord)
@@ -185,6 +210,12 @@ static int join(struct restore *r, const struct driver_config *config, struct er
     j.computation = r->procs[0].head->computation;
     j.generation = (uint32_t)r->procs[0].head->generation;
     j.manifest = (char *)(config->manifest ? config->manifest : "");
+    j.options = &all;
+    all.plugin = r->options.plugin;
+    all.n_plugin = r->options.n_plugin;
+    for (size_t i = 0; i < r->nprocs; i++)
+        if (kept_of(r, &r->procs[i]) > all.keep)
+            all.keep = kept_of(r, &r->procs[i]);
     if (coord_join(config->coord, &j, &joined, err) < 0)
         return -err->code;
     coord_msg_free(joined);
@@ -199,6 +230,7 @@ static int add_tree(const struct restore *r, Wire__TracerConfig *c, pid_t root, 
         return err_set(err, ENOMEM, "out of memory");
     wire__tracer_config__tree__init(t);
     t->root = root;
+    t->options = options_of(r, restore_proc(r, root));
     c->tree[c->n_tree++] = t;
     if (c->n_tree > 1)
         return 0;
@@ -266,6 +298,8 @@ static int become_tracer(struct restore *r, const struct driver_config *config, 
         return -err->code;
     c.connection.data = data;
     c.connection.len = len;
+    c.plugin = r->options.plugin;
+    c.n_plugin = r->options.n_plugin;
     c.ckptdir = config->options->ckptdir;
     c.tmpdir = config->options->tmpdir;
     c.log_file = (char *)(log ? log : "");

@@ -13,6 +13,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "coordinator/client.h"
+#include "plugin/plugin.h"
 #include "restorer/core.h"
 #include "restorer/driver.h"
 #include "restorer/socket.h"
@@ -37,6 +38,7 @@ enum restart_option {
     OPT_IGNORE_CPU,
     OPT_SKIP_FILES,
     OPT_EXT_TCP,
+    OPT_PLUGIN,
     OPT_MEANINGLESS,
 };
 
@@ -50,6 +52,7 @@ static const struct option longopts[] = {
     {"ignore-cpu-features", no_argument, NULL, OPT_IGNORE_CPU},
     {"skip-file-checks", no_argument, NULL, OPT_SKIP_FILES},
     {"ext-tcp", required_argument, NULL, OPT_EXT_TCP},
+    {"with-plugin", required_argument, NULL, OPT_PLUGIN},
     {"mpi", no_argument, NULL, OPT_MEANINGLESS},
     {0},
 };
@@ -65,7 +68,8 @@ static void usage(void)
            "  --pids-must-match       fail when a pid is taken instead\n"
            "  --ignore-cpu-features   restore although this CPU lacks something that was in use\n"
            "  --skip-file-checks      open files although they are not as they were\n"
-           "  --ext-tcp keep|reset|refuse  TCP connections that lead out of the computation\n\n"
+           "  --ext-tcp keep|reset|refuse  TCP connections that lead out of the computation\n"
+           "  --with-plugin FILE[:FILE...]  the libraries that took part in the checkpoint (DMTCP_PLUGIN)\n\n"
            "See " PROGRAM "(1).\n",
            options_common_help);
 }
@@ -102,6 +106,8 @@ static int take(struct command *c, int opt, const char *arg, struct err *err)
         return 0;
     case OPT_EXT_TCP:
         return options_ext_tcp(arg, &c->restore.ext_tcp, err);
+    case OPT_PLUGIN:
+        return options_plugins(arg, &c->restore.plugin, &c->restore.n_plugin, err);
     case OPT_MEANINGLESS:
         return 0;
     default:
@@ -120,6 +126,8 @@ static int parse(int argc, char **argv, struct command *c, struct err *err)
         else if (r > 0)
             r = 0;
     }
+    if (r == 0)
+        r = options_plugins(NULL, &c->restore.plugin, &c->restore.n_plugin, err);
     return r < 0 ? r : options_finish(&c->o, err);
 }
 
@@ -130,6 +138,9 @@ static int open_and_check(struct restore *r, const struct command *c, char *cons
     r->options.tmpdir = c->o.tmpdir;
     for (int i = 0; i < 3; i++)
         r->options.stdio[i] = i;
+    for (size_t i = 0; !c->verify && i < r->options.n_plugin; i++)
+        if (plugin_load(r->options.plugin[i], false, err) < 0)
+            return -err->code;
     if (images_open(r, names, n, err) < 0 || check_images(r, err) < 0)
         return -err->code;
     if (c->verify)

@@ -84,6 +84,8 @@ struct restore_options {
     bool ignore_cpu;       /* --ignore-cpu-features */
     int stdio[3];          /* what stands in for outside streams */
     const char *restartdir, *tmpdir;
+    char **plugin;         /* absolute paths of the libraries, loaded */
+    size_t n_plugin;
     enum ext_tcp ext_tcp;
 };
 

@@ -7,6 +7,7 @@
 #include "base/util.h"
 #include "tracer/collect.h"
 #include "tracer/freeze.h"
+#include "tracer/plugin.h"
 #include "tracer/snapshot.h"
 #include "tracer/sysv.h"
 
@@ -45,7 +46,7 @@ static int collect_memory(struct ckpt *c, struct proc *p, struct err *err)
 
 int checkpoint_collect(struct checkpoint *k, struct err *err)
 {
-    if (each(k, prepare_threads, err) < 0)
+    if (plugins_before(&k->c, err) < 0 || each(k, prepare_threads, err) < 0)
         return -err->code;
     for (size_t i = 0; i < k->c.nprocs; i++)
         if (collect_process(&k->c, k->c.procs[i], err) < 0)
@@ -137,6 +138,7 @@ void checkpoint_resume(struct checkpoint *k)
     for (size_t i = 0; i < k->c.nprocs; i++)
         if (!k->c.procs[i]->zombie && leave_process(&k->c, k->c.procs[i], &err) < 0 && err.code != ESRCH)
             log_warn("%s", err.msg);
+    plugins_after(&k->c);
     thaw(&k->c);
     k->running = true;
     k->thawed_at = monotonic_ns();

@@ -128,12 +128,13 @@ struct ckpt_options {
     bool save_open_files;
     bool allow_file_overwrite;
     int compress, level;
-    int keep;
     const char *ckptdir;
     enum ext_tcp ext_tcp;
     bool hold;        /* the program is killed when the images are there */
     struct keepback *keepback; /* who was kept back since the last try, and is to be until the next; NULL: nobody */
     bool last_try;
+    const struct tree *trees; /* tracer.h; the tracer's, for their own options */
+    size_t ntrees;
 };
 
 /* How far CLOCK_MONOTONIC is ahead of the scheduler's clock of each CPU (calls.c). */
@@ -159,6 +160,7 @@ struct ckpt {
     void *tracer;
     void *sockets;     /* socket.h's own */
     bool killed;       /* every process, by us: nothing is put back */
+    size_t plugins_told; /* of the list of plugin.h: they expect to hear that the processes go on */
 };
 
 /*

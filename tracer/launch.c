@@ -64,6 +64,7 @@ static void usage(void)
            "  --allow-file-overwrite        a restart may overwrite files by saved contents\n"
            "  --keep N                      checkpoints that are kept (default 1)\n"
            "  --ext-tcp keep|reset|refuse   TCP connections that lead out of the computation\n"
+           "  --with-plugin FILE[:FILE...]  libraries that take part in checkpoints (DMTCP_PLUGIN)\n"
            "  --no-trace                    accepted; nothing is traced between checkpoints anyway\n\n"
            "See dmtcp_launch(1).\n",
            options_common_help);
@@ -120,7 +121,7 @@ static int take(Wire__TreeOptions *t, int opt, const char *arg, struct err *err)
             return -err->code;
         return add_extra(t, "ext-tcp", arg, err);
     case OPT_PLUGIN:
-        return err_set(err, ENOTSUP, "--with-plugin: plugins are not supported by this version");
+        return options_plugins(arg, &t->plugin, &t->n_plugin, err);
     case OPT_NO_TRACE:
         t->no_trace = 1;
         return 0;
@@ -146,7 +147,8 @@ static int parse(int argc, char **argv, struct options *o, Wire__TreeOptions *t,
         if (r < 0)
             return r;
     }
-    return options_finish(o, err);
+    r = options_plugins(NULL, &t->plugin, &t->n_plugin, err);
+    return r < 0 ? r : options_finish(o, err);
 }
 
 /* execvp's own answers, but before the tree is announced: a mistyped name costs nothing. */

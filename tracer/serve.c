@@ -331,7 +331,7 @@ void tracer_end(struct tracer *t)
     deadlines_free(&t->deadlines);
     coord_close(t->coord);
     for (size_t i = 0; i < t->ntrees; i++)
-        wire__tree_options__free_unpacked(t->trees[i].options, NULL);
+        tree_free(&t->trees[i]);
     free(t->trees);
     free(t->computation);
     free(t->ckptdir);

@@ -9,7 +9,9 @@
 
 struct tree {
     pid_t root;
-    Wire__TreeOptions *options; /* owned */
+    Wire__TreeOptions *options; /* owned, like the same in its form for the image */
+    uint8_t *packed;
+    size_t packed_len;
 };
 
 struct tracer {
@@ -47,6 +49,7 @@ int trees_detach(struct tracer *t, pid_t pid, struct err *err);
 int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct err *err);
 int trees_kill(struct tracer *t, struct err *err);
 int trees_list(struct tracer *t, struct arena *a, Wire__Processes *out, struct err *err);
+void tree_free(struct tree *tree);
 void trees_options(const struct tracer *t, struct ckpt_options *o);
 
 /* backtrace.c: text of all threads' backtraces of pid (0: all), sent as it is made. */

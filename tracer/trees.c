@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/util.h"
+#include "plugin/plugin.h"
 #include "tracer/freeze.h"
 #include "tracer/procfs.h"
 #include "tracer/tracer.h"
@@ -28,6 +29,25 @@ static Wire__TreeOptions *copy_options(const Wire__TreeOptions *o)
     return wire__tree_options__unpack(NULL, n, buf);
 }
 
+/* How it is treated goes into the image, so that a restart goes on in the same way. */
+static int pack_options(struct tree *tree, struct err *err)
+{
+    tree->packed_len = wire__tree_options__get_packed_size(tree->options);
+    tree->packed = malloc(tree->packed_len + 1);
+    if (!tree->packed)
+        return err_set(err, ENOMEM, "out of memory");
+    wire__tree_options__pack(tree->options, tree->packed);
+    return 0;
+}
+
+static int load_plugins(char *const *paths, size_t n, bool strict, struct err *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (plugin_load(paths[i], strict, err) < 0)
+            return -err->code;
+    return 0;
+}
+
 static int add_tree(struct tracer *t, pid_t root, const Wire__TreeOptions *o, struct err *err)
 {
     struct tree *more = grow(t->trees, t->ntrees, &t->cap_trees, sizeof(*more));
@@ -39,8 +59,18 @@ static int add_tree(struct tracer *t, pid_t root, const Wire__TreeOptions *o, st
     more[t->ntrees].options = copy_options(o);
     if (!more[t->ntrees].options)
         return err_set(err, ENOMEM, "out of memory");
+    if (pack_options(&more[t->ntrees], err) < 0) {
+        wire__tree_options__free_unpacked(more[t->ntrees].options, NULL);
+        return -err->code;
+    }
     t->ntrees++;
     return 0;
+}
+
+void tree_free(struct tree *tree)
+{
+    wire__tree_options__free_unpacked(tree->options, NULL);
+    free(tree->packed);
 }
 
 /* Freeze a running process, then its children, and so on, each followed once it stands still. */
@@ -93,6 +123,8 @@ int trees_adopt(struct tracer *t, const Wire__Adopt *a, struct err *err)
     for (size_t i = 0; i < n; i++)
         if (m[i].pid == a->pid && m[i].threads > 0 && a->attach)
             return err_set(err, EEXIST, "process %d is part of the computation already", a->pid);
+    if (a->options && load_plugins(a->options->plugin, a->options->n_plugin, true, err) < 0)
+        return -err->code;
     r = a->attach ? attach(t, a->pid, err) : follow_add(t->follow, a->pid, true, err);
     return r < 0 ? r : add_tree(t, a->pid, a->options, err);
 }
@@ -165,7 +197,7 @@ int trees_detach(struct tracer *t, pid_t pid, struct err *err)
     if (r < 0)
         return r;
     if (which < t->ntrees) {
-        wire__tree_options__free_unpacked(t->trees[which].options, NULL);
+        tree_free(&t->trees[which]);
         t->trees[which] = t->trees[--t->ntrees];
     }
     if (t->watch >= 0)
@@ -230,6 +262,8 @@ static int let_go(const Wire__TracerConfig *config, struct err *err)
 /* After a restart: this process already holds every thread in a ptrace-stop. Follow, then let go, all at once. */
 int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct err *err)
 {
+    if (load_plugins(config->plugin, config->n_plugin, false, err) < 0)
+        return -err->code;
     for (size_t i = 0; i < config->n_tree; i++) {
         const Wire__TracerConfig__Tree *tree = config->tree[i];
         if (add_tree(t, tree->root, tree->options, err) < 0)
@@ -352,7 +386,8 @@ void trees_options(const struct tracer *t, struct ckpt_options *o)
     const Wire__TreeOptions *w = t->ntrees ? t->trees[0].options : NULL;
     const char *compress = w && w->compress ? w->compress : "";
 
-    *o = (struct ckpt_options){.compress = 1, .level = 1, .ckptdir = t->ckptdir, .keep = 1};
+    *o = (struct ckpt_options){.compress = 1, .level = 1, .ckptdir = t->ckptdir,
+                               .trees = t->trees, .ntrees = t->ntrees};
     if (!strcmp(compress, "none"))
         o->compress = 0;
     else if (!strncmp(compress, "lz4:", 4))

@@ -1,0 +1,4 @@
+/* A plugin of another version of the API. */
+#include <dmtcp_plugin.h>
+
+const struct dmtcp_plugin dmtcp_plugin = {.api = DMTCP_PLUGIN_API + 1, .name = "old"};
