@@ -236,6 +236,13 @@ void removals_free(struct removal *r, size_t n)
     free(r);
 }
 
+static bool has_generation(const struct server *s, unsigned generation)
+{
+    _cleanup_free_ char *path = manifest_path(s->config.options->ckptdir, s->computation, generation);
+
+    return path && access(path, F_OK) == 0;
+}
+
 /* If its manifest is where we would have put it, and ours. */
 static void adopt_generation(struct server *s, unsigned generation)
 {
@@ -263,10 +270,12 @@ static void adopt_generation(struct server *s, unsigned generation)
 void generation_continue(struct server *s, const char *manifest)
 {
     _cleanup_free_ char *path = manifest_path(s->config.options->ckptdir, s->computation, s->generation);
-    unsigned keep = s->keep > 0 ? (unsigned)s->keep : 1;
+    unsigned first = s->generation;
 
-    if (!path || (manifest[0] && strcmp(manifest, path) != 0) || access(path, F_OK) < 0)
+    if (!path || (manifest[0] && strcmp(manifest, path) != 0) || !has_generation(s, first))
         return;
-    for (unsigned g = s->generation >= keep ? s->generation - keep + 1 : 1; g <= s->generation; g++)
+    for (int kept = 1; kept < s->keep && first > 1 && has_generation(s, first - 1); kept++)
+        first--;
+    for (unsigned g = first; g <= s->generation; g++)
         adopt_generation(s, g);
 }

@@ -66,6 +66,34 @@ static struct peer *find_member(struct server *s, const struct peer *like, const
     return NULL;
 }
 
+/* Can it be put into the list, and is it not there yet? */
+static bool is_new_plugin(const char *list, const char *path)
+{
+    const char *at = list;
+
+    if (path[0] != '/' || strchr(path, ':'))
+        return false;
+    for (size_t n = strlen(path); (at = strstr(at, path)); at++)
+        if ((at == list || at[-1] == ':') && (!at[n] || at[n] == ':'))
+            return false;
+    return true;
+}
+
+/* What the computation's generations and its restart script need of a tree's options. */
+static void take_options(struct server *s, const Wire__TreeOptions *o)
+{
+    if (o && o->keep)
+        s->keep = (int)(o->keep > INT32_MAX ? INT32_MAX : o->keep);
+    for (size_t i = 0; o && i < o->n_plugin; i++) {
+        const char *before = s->plugins ? s->plugins : "";
+        char *more = is_new_plugin(before, o->plugin[i]) ? format("%s%s%s", before, *before ? ":" : "", o->plugin[i]) : NULL;
+        if (!more)
+            continue;
+        free(s->plugins);
+        s->plugins = more;
+    }
+}
+
 static int on_adopted(struct server *s, struct peer *from, Wire__Msg *msg, void *arg)
 {
     struct ask ask = {(uint64_t)(uintptr_t)arg, 0, 0};
@@ -79,36 +107,13 @@ static int on_adopted(struct server *s, struct peer *from, Wire__Msg *msg, void 
         answer_error(s, &ask, ESRCH, "the tracer ended while it took the process over");
     else if (msg->body_case == WIRE__MSG__BODY_ERROR)
         answer_error(s, &ask, msg->error->code, "%s", msg->error->text);
-    else
+    else {
+        take_options(s, launcher->hello->launch->options);
         answer_ok(s, &ask);
+    }
     wire__msg__free_unpacked(launcher->hello, NULL);
     launcher->hello = NULL;
     return 0;
-}
-
-static bool is_listed(const char *list, const char *word)
-{
-    const char *at = list;
-
-    for (size_t n = strlen(word); (at = strstr(at, word)); at++)
-        if ((at == list || at[-1] == ':') && (!at[n] || at[n] == ':'))
-            return true;
-    return false;
-}
-
-/* What the computation's generations and its restart script need of a tree's options. */
-static void take_options(struct server *s, const Wire__TreeOptions *o)
-{
-    if (o && o->keep)
-        s->keep = (int)(o->keep > INT32_MAX ? INT32_MAX : o->keep);
-    for (size_t i = 0; o && i < o->n_plugin; i++) {
-        const char *before = s->plugins ? s->plugins : "";
-        char *more = is_listed(before, o->plugin[i]) ? NULL : format("%s%s%s", before, *before ? ":" : "", o->plugin[i]);
-        if (!more)
-            continue;
-        free(s->plugins);
-        s->plugins = more;
-    }
 }
 
 static void hand_over(struct server *s, struct peer *launcher, struct peer *tracer)
@@ -124,7 +129,6 @@ static void hand_over(struct server *s, struct peer *launcher, struct peer *trac
     msg.adopt = &adopt;
     launcher->deadline = 0;
     launcher->starting = HANDED_OVER;
-    take_options(s, launch->options);
     peer_request(s, tracer, &msg, on_adopted, (void *)(uintptr_t)launcher->id);
 }
 
@@ -285,7 +289,6 @@ static int restart_begins(struct server *s, const Wire__Join *join)
         return -ENOMEM;
     }
     s->generation = join->generation;
-    take_options(s, join->options);
     generation_continue(s, join->manifest);
     log_note("restarting computation %s from generation %u", s->computation, s->generation);
     return 0;
@@ -335,7 +338,10 @@ int on_join(struct server *s, struct peer *p, Wire__Msg *msg)
         checkpoint_committed(s); /* of those who were here before: it is over before anything else begins */
         free(s->plugins);
         s->plugins = NULL;
+        s->keep = s->config.keep;
     }
+    if (join->role == WIRE__JOIN__ROLE__RESTARTER)
+        take_options(s, join->options);
     if (!members &&
         (join->role == WIRE__JOIN__ROLE__RESTARTER ? restart_begins(s, join) : launch_begins(s)) < 0) {
         answer_error(s, &ask, ENOMEM, "out of memory");

@@ -247,6 +247,11 @@ static int add_plugin(const char *name, char ***paths, size_t *n, struct err *er
     more[*n] = realpath(name, NULL);
     if (!more[*n])
         return err_errno(err, "--with-plugin %s", name);
+    if (strchr(more[*n], ':')) {
+        err_set(err, EINVAL, "--with-plugin %s: its path, %s, has a colon in it, which separates plugins", name, more[*n]);
+        free(more[*n]);
+        return -err->code;
+    }
     ++*n;
     return 0;
 }

@@ -32,8 +32,8 @@ enum dmtcp_plugin_event {
     /* The processes are about to go on where they were, whatever came of the checkpoint. Not if they are killed instead. */
     DMTCP_PLUGIN_RESUME = 2,
     /*
-     * A restart has rebuilt every process: memory, descriptors, threads. None runs yet. `data` is what was kept. A failure
-     * makes the restart fail.
+     * A restart has rebuilt every process: memory, descriptors, threads. None runs yet; what is left
+     * to do should not fail any more. `data` is what was kept. A failure makes the restart fail.
      */
     DMTCP_PLUGIN_RESTART = 3,
     /* save_file() and open_file(). */
@@ -61,7 +61,7 @@ struct dmtcp_plugin_call {
 
 #define DMTCP_PLUGIN_DATA_MAX (16u << 20)
 
-/* A descriptor of a process that stands still. */
+/* A descriptor of a process that stands still; of one that waits in a socket's queue (SCM_RIGHTS) this process's copy. */
 struct dmtcp_plugin_file {
     pid_t pid;
     int number;              /* there */
@@ -74,7 +74,7 @@ struct dmtcp_plugin_file {
 /* A plugin exports one of these, as `dmtcp_plugin`. Functions that it has no use for are NULL. */
 struct dmtcp_plugin {
     unsigned api;     /* DMTCP_PLUGIN_API */
-    const char *name; /* goes into images; what was saved with it can only be restarted with it */
+    const char *name; /* letters, digits, '.', '_', '-'. Goes into images: what was saved with it can only be restarted with it */
     /* PRECHECKPOINT, RESUME or RESTART. 0, or -1 when it failed (a RESUME can't). */
     int (*event)(struct dmtcp_plugin_call *call);
     /*
@@ -84,7 +84,10 @@ struct dmtcp_plugin {
     bool (*claim)(const struct dmtcp_plugin_file *file);
     /* keep() what open_file() needs. 0, or -1. */
     int (*save_file)(struct dmtcp_plugin_call *call, const struct dmtcp_plugin_file *file);
-    /* At a restart, before any process runs: a descriptor in the place of the one that was saved, or -1. Status flags are set for it. */
+    /*
+     * At a restart, before any process runs: a descriptor in the place of the one that was saved, or -1. Its status flags, owner and
+     * close-on-exec are set for it; its position is the plugin's affair.
+     */
     int (*open_file)(struct dmtcp_plugin_call *call);
 };
 

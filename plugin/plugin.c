@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/util.h"
 
@@ -37,6 +38,11 @@ const char *plugin_path(size_t i)
     return plugins[i].path;
 }
 
+int plugin_fd(size_t i)
+{
+    return plugins[i].fd;
+}
+
 bool plugin_find(const char *name, size_t *i)
 {
     for (*i = 0; *i < n_plugins; ++*i)
@@ -47,23 +53,39 @@ bool plugin_find(const char *name, size_t *i)
 
 /* --- loading ---------------------------------------------------------------------------------------- */
 
-/* What is looked at is what is loaded: both by the descriptor. */
-static int open_library(const char *path, bool strict, struct stat *st, struct err *err)
+static int check_file(const char *path, int fd, bool strict, struct stat *st, struct err *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0)
+    if (fstat(fd, st) < 0)
         return err_errno(err, "plugin %s", path);
-    if (fstat(fd, st) < 0 || !S_ISREG(st->st_mode))
-        err_set(err, EINVAL, "plugin %s: not a regular file", path);
-    else if (strict && st->st_uid != 0 && st->st_uid != geteuid())
-        err_set(err, EPERM, "plugin %s: it belongs to another user (%u); it must be yours or root's", path, st->st_uid);
-    else if (strict && st->st_mode & (S_IWGRP | S_IWOTH))
-        err_set(err, EPERM, "plugin %s: others may write it; take that away with chmod go-w", path);
-    else
-        return fd;
-    close(fd);
-    return -err->code;
+    if (!S_ISREG(st->st_mode))
+        return err_set(err, EINVAL, "plugin %s: not a regular file", path);
+    if (strict && st->st_uid != 0 && st->st_uid != geteuid())
+        return err_set(err, EPERM, "plugin %s: it belongs to another user (%u); it must be yours or root's", path, st->st_uid);
+    if (strict && st->st_mode & (S_IWGRP | S_IWOTH))
+        return err_set(err, EPERM, "plugin %s: others may write it; take that away with chmod go-w", path);
+    return 0;
+}
+
+/* What is looked at is what is loaded, and nothing else is opened: a device or a FIFO might do something. */
+static int open_library(const char *path, bool strict, struct err *err)
+{
+    _cleanup_close_ int place = open(path, O_PATH | O_CLOEXEC);
+    struct stat st;
+    char name[40];
+    int fd;
+
+    if (place < 0)
+        return err_errno(err, "plugin %s", path);
+    if (check_file(path, place, strict, &st, err) < 0)
+        return -err->code;
+    snprintf(name, sizeof(name), "/proc/self/fd/%d", place);
+    fd = open(name, O_RDONLY | O_CLOEXEC);
+    return fd < 0 ? err_errno(err, "plugin %s", path) : fd;
+}
+
+bool plugin_is_name(const char *s)
+{
+    return s && *s && !s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")];
 }
 
 static int check_plugin(const struct dmtcp_plugin *p, const char *path, struct err *err)
@@ -76,8 +98,8 @@ static int check_plugin(const struct dmtcp_plugin *p, const char *path, struct e
     if (p->api != DMTCP_PLUGIN_API)
         return err_set(err, ENOEXEC, "plugin %s: made for version %u of the plugin API, this is %u; compile it again", path,
                        p->api, DMTCP_PLUGIN_API);
-    if (!p->name || !p->name[0])
-        return err_set(err, ENOEXEC, "plugin %s: it has no name", path);
+    if (!plugin_is_name(p->name))
+        return err_set(err, ENOEXEC, "plugin %s: its name must be a word of letters, digits, '.', '_' and '-'", path);
     if (p->claim && (!p->save_file || !p->open_file))
         return err_set(err, ENOEXEC, "plugin %s: it claims descriptors, but cannot save and open them", path);
     if (plugin_find(p->name, &i))
@@ -93,12 +115,10 @@ static bool is_loaded(const struct stat *st)
     return false;
 }
 
-static void *open_by_fd(const char *path, int fd, struct err *err)
+static void *open_by_fd(const char *path, const char *name, struct err *err)
 {
-    char name[40];
-
-    snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
     void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+
     if (!library) {
         const char *why = dlerror(), *rest = why && !strncmp(why, name, strlen(name)) ? why + strlen(name) : NULL;
         err_set(err, ENOEXEC, "plugin %s%s%s", path, rest ? "" : ": ", rest ? rest : why ? why : "cannot be loaded");
@@ -118,16 +138,18 @@ static int add(const struct plugin *p, struct err *err)
     return 0;
 }
 
-int plugin_load(const char *path, bool strict, struct err *err)
+int plugin_load_fd(int library_fd, const char *path, struct err *err)
 {
+    _cleanup_close_ int fd = library_fd;
     struct stat st;
-    _cleanup_close_ int fd = open_library(path, strict, &st, err);
+    char name[40];
 
-    if (fd < 0)
+    if (check_file(path, fd, false, &st, err) < 0)
         return -err->code;
     if (is_loaded(&st))
         return 0;
-    void *library = open_by_fd(path, fd, err);
+    snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+    void *library = open_by_fd(path, name, err);
     if (!library)
         return -err->code;
     struct plugin p = {.ops = dlsym(library, "dmtcp_plugin"), .fd = fd, .dev = st.st_dev, .ino = st.st_ino};
@@ -140,7 +162,16 @@ int plugin_load(const char *path, bool strict, struct err *err)
         free(p.path);
     }
     dlclose(library);
+    if (dlopen(name, RTLD_NOW | RTLD_NOLOAD))
+        take_fd(&fd); /* it cannot be unloaded: the number stays its name */
     return -err->code;
+}
+
+int plugin_load(const char *path, bool strict, struct err *err)
+{
+    int fd = open_library(path, strict, err);
+
+    return fd < 0 ? fd : plugin_load_fd(fd, path, err);
 }
 
 /* --- calling ---------------------------------------------------------------------------------------- */
@@ -227,6 +258,8 @@ int plugin_open_file(size_t i, struct plugin_job *job, int *fd, struct err *err)
 
     /* One that was written before it could claim anything has none. */
     *fd = plugins[i].ops->open_file ? plugins[i].ops->open_file(&c.public) : c.public.fail(&c.public, "it opens no files");
+    if (*fd >= 0 && fcntl(*fd, F_SETFD, FD_CLOEXEC) < 0)
+        *fd = c.public.fail(&c.public, "what it opened (%d) is no descriptor", *fd);
     int r = end(i, &c, *fd, job, err);
     free(job->kept);
     job->kept = NULL;

@@ -14,10 +14,14 @@
  * may be able to write it.
  */
 int plugin_load(const char *path, bool strict, struct err *err);
+/* The same of an open file, which is taken over: of a library that the program before this one in the process had loaded. */
+int plugin_load_fd(int fd, const char *path, struct err *err);
 
 size_t plugin_count(void);
 const char *plugin_name(size_t i);
 const char *plugin_path(size_t i); /* under which it was loaded first */
+int plugin_fd(size_t i);           /* of the library; close-on-exec */
+bool plugin_is_name(const char *s); /* of letters, digits, '.', '_' and '-' only */
 /* By the name in an image; false: no such plugin is loaded. */
 bool plugin_find(const char *name, size_t *i);
 /* The first that claims the descriptor; false: none. */

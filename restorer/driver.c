@@ -20,6 +20,7 @@
 #include "base/log.h"
 #include "base/util.h"
 #include "image/image.pb-c.h"
+#include "plugin/plugin.h"
 #include "restorer/core.h"
 #include "restorer/sysv.h"
 #include "restorer/tty.h"
@@ -174,28 +175,31 @@ static void __attribute__((noreturn)) give_up(struct restore *r, const struct er
 
 /* --- becoming the tracer ---------------------------------------------------------------------------------------- */
 
-/*
- * How the tree was treated before, as far as that is the program's affair: directories and plugins are those of this
- * dmtcp_restart. NULL if the image does not say.
- */
-static Wire__TreeOptions *options_of(const struct restore *r, const struct rproc *p)
+/* How a tree was treated, as the image says; NULL: it says nothing that makes sense. */
+static Wire__TreeOptions *options_of(const struct restore *r, const Launched *m)
 {
-    const ProtobufCBinaryData *b = &p->process->options;
-    Wire__TreeOptions *o = b->len ? wire__tree_options__unpack(NULL, b->len, b->data) : NULL;
+    Wire__TreeOptions *o = wire__tree_options__unpack(NULL, m->options.len, m->options.data);
 
     if (!o)
         return NULL;
-    o->ckptdir = o->tmpdir = (char *)"";
+    o->ckptdir = o->tmpdir = (char *)""; /* those of this dmtcp_restart, as the plugins are */
     o->plugin = r->options.plugin;
     o->n_plugin = r->options.n_plugin;
     return o;
 }
 
-static uint32_t kept_of(const struct restore *r, const struct rproc *p)
+/* A few bytes each, once in the life of this process: never freed. */
+static uint32_t keep_of(const struct restore *r)
 {
-    Wire__TreeOptions *o = options_of(r, p);
+    uint32_t keep = 0;
 
-    return o ? o->keep : 0; /* a few bytes, once in the life of this process */
+    for (size_t i = 0; i < r->nprocs; i++)
+        for (size_t k = 0; k < r->procs[i].process->n_launched; k++) {
+            const Wire__TreeOptions *o = options_of(r, r->procs[i].process->launched[k]);
+            if (o && o->keep)
+                keep = o->keep; /* the last one counted */
+        }
+    return keep;
 }
 
 static int join(struct restore *r, const struct driver_config *config, struct err *err)
@@ -213,24 +217,24 @@ static int join(struct restore *r, const struct driver_config *config, struct er
     j.options = &all;
     all.plugin = r->options.plugin;
     all.n_plugin = r->options.n_plugin;
-    for (size_t i = 0; i < r->nprocs; i++)
-        if (kept_of(r, &r->procs[i]) > all.keep)
-            all.keep = kept_of(r, &r->procs[i]);
+    all.keep = keep_of(r);
     if (coord_join(config->coord, &j, &joined, err) < 0)
         return -err->code;
     coord_msg_free(joined);
     return 0;
 }
 
-static int add_tree(const struct restore *r, Wire__TracerConfig *c, pid_t root, struct err *err)
+static int add_tree(const struct restore *r, Wire__TracerConfig *c, pid_t root, Wire__TreeOptions *options, struct err *err)
 {
-    Wire__TracerConfig__Tree *t = malloc(sizeof(*t));
+    Wire__TracerConfig__Tree *t = malloc(sizeof(*t)), **more = realloc(c->tree, (c->n_tree + 1) * sizeof(*more));
 
-    if (!t)
+    if (more)
+        c->tree = more;
+    if (!t || !more)
         return err_set(err, ENOMEM, "out of memory");
     wire__tracer_config__tree__init(t);
     t->root = root;
-    t->options = options_of(r, restore_proc(r, root));
+    t->options = options;
     c->tree[c->n_tree++] = t;
     if (c->n_tree > 1)
         return 0;
@@ -242,16 +246,18 @@ static int add_tree(const struct restore *r, Wire__TracerConfig *c, pid_t root, 
     return 0;
 }
 
-/* One Tree for each root, which may have any place in the order of pids; every process is named once. */
+/* The trees of the image, those of which the root has ended too; every process is named once. */
 static int list_trees(const struct restore *r, Wire__TracerConfig *c, struct err *err)
 {
-    c->tree = calloc(r->nprocs + 1, sizeof(*c->tree));
-    if (!c->tree)
-        return err_set(err, ENOMEM, "out of memory");
-    for (size_t i = 0; i < r->nprocs; i++)
-        if (r->procs[i].process->is_root && !r->procs[i].parent && add_tree(r, c, r->procs[i].pid, err) < 0)
-            return -err->code;
-    return c->n_tree ? 0 : add_tree(r, c, r->procs[0].pid, err);
+    for (size_t i = 0; i < r->nprocs; i++) {
+        const Process *p = r->procs[i].process;
+        for (size_t k = 0; k < p->n_launched; k++) {
+            const struct rproc *root = restore_proc(r, p->launched[k]->root);
+            if (add_tree(r, c, root && root->process->is_root ? root->pid : 0, options_of(r, p->launched[k]), err) < 0)
+                return -err->code;
+        }
+    }
+    return c->n_tree ? 0 : add_tree(r, c, r->procs[0].pid, NULL, err);
 }
 
 /* The deadlines of interrupted calls, which the next checkpoint could not find out. */
@@ -284,6 +290,25 @@ static int list_deadlines(const struct restore *r, Wire__TracerConfig *c, struct
     return c->deadline ? 0 : err_set(err, ENOMEM, "out of memory");
 }
 
+/* Their files stay open over exec: the next program loads the same. */
+static int list_plugins(Wire__TracerConfig *c, struct err *err)
+{
+    size_t n = plugin_count();
+
+    c->plugin = calloc(n + 1, sizeof(*c->plugin));
+    c->plugin_fd = calloc(n + 1, sizeof(*c->plugin_fd));
+    if (!c->plugin || !c->plugin_fd)
+        return err_set(err, ENOMEM, "out of memory");
+    for (size_t i = 0; i < n; i++) {
+        c->plugin[i] = (char *)plugin_path(i);
+        c->plugin_fd[i] = plugin_fd(i);
+        if (fcntl(plugin_fd(i), F_SETFD, 0) < 0)
+            return err_errno(err, "plugin %s", plugin_path(i));
+    }
+    c->n_plugin = c->n_plugin_fd = n;
+    return 0;
+}
+
 static int become_tracer(struct restore *r, const struct driver_config *config, struct err *err)
 {
     Wire__TracerConfig c = WIRE__TRACER_CONFIG__INIT;
@@ -298,8 +323,8 @@ static int become_tracer(struct restore *r, const struct driver_config *config, 
         return -err->code;
     c.connection.data = data;
     c.connection.len = len;
-    c.plugin = r->options.plugin;
-    c.n_plugin = r->options.n_plugin;
+    if (list_plugins(&c, err) < 0)
+        return -err->code;
     c.ckptdir = config->options->ckptdir;
     c.tmpdir = config->options->tmpdir;
     c.log_file = (char *)(log ? log : "");
@@ -356,7 +381,7 @@ void driver_run(struct restore *r, const struct driver_config *config)
     if (trace)
         log_to_fd(open(trace, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600));
     if (step_aside(r, &err) < 0 || restore_all(r, &err) < 0 || join(r, config, &err) < 0 ||
-        go_objects(r, &err) < 0)
+        plugins_restart(r, &err) < 0 || go_objects(r, &err) < 0)
         give_up(r, &err);
     if (!config->coord)
         just_let_go(r);

@@ -126,6 +126,8 @@ static int parse(int argc, char **argv, struct command *c, struct err *err)
         else if (r > 0)
             r = 0;
     }
+    if (r == 0 && c->restore.in_new_pidns && c->restore.pids_must_match)
+        r = err_set(err, EINVAL, "--in-new-pidns and --pids-must-match exclude each other; say one of them");
     if (r == 0)
         r = options_plugins(NULL, &c->restore.plugin, &c->restore.n_plugin, err);
     return r < 0 ? r : options_finish(&c->o, err);
@@ -139,7 +141,7 @@ static int open_and_check(struct restore *r, const struct command *c, char *cons
     for (int i = 0; i < 3; i++)
         r->options.stdio[i] = i;
     for (size_t i = 0; !c->verify && i < r->options.n_plugin; i++)
-        if (plugin_load(r->options.plugin[i], false, err) < 0)
+        if (plugin_load(r->options.plugin[i], true, err) < 0)
             return -err->code;
     if (images_open(r, names, n, err) < 0 || check_images(r, err) < 0)
         return -err->code;

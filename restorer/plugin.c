@@ -19,6 +19,8 @@ static int plugin_prepare(struct restore *r, struct robject *o, struct err *err)
 
     if (plugin_find(plugin_of(o)->name, &i))
         return 0;
+    if (!plugin_is_name(plugin_of(o)->name))
+        return err_set(err, EINVAL, "the image names a plugin by what is no name");
     return err_set(err, ENOENT, "the checkpoint was made with the plugin '%s', which is not loaded: name its library with --with-plugin",
                    plugin_of(o)->name);
 }
@@ -38,29 +40,39 @@ static int plugin_open(struct restore *r, struct robject *o, struct rofd *d, int
     return plugin_open_file(i, &job, fd, err);
 }
 
-static int plugin_last(struct restore *r, struct robject *o, struct err *err)
-{
-    struct plugin_job job = job_of(o);
-    _cleanup_free_ pid_t *pids = calloc(r->nprocs + 1, sizeof(*pids));
-    size_t i;
-
-    if (plugin_of(o)->file || !plugin_find(plugin_of(o)->name, &i))
-        return 0;
-    if (!pids)
-        return err_set(err, ENOMEM, "out of memory");
-    for (size_t k = 0; k < r->nprocs; k++)
-        if (r->procs[k].alive)
-            pids[job.n_pids++] = r->procs[k].host_pid;
-    job.pids = pids;
-    int res = plugin_event(i, DMTCP_PLUGIN_RESTART, &job, err);
-    free(job.kept);
-    return res;
-}
-
 const struct rebuild_ops plugin_ops = {
     .kind = KIND_PLUGIN,
     .descriptor = &plugin__descriptor,
     .prepare = plugin_prepare,
     .open = plugin_open,
-    .last = plugin_last,
 };
+
+static int tell(struct robject *o, const pid_t *pids, size_t n, struct err *err)
+{
+    struct plugin_job job = job_of(o);
+    size_t i;
+
+    if (plugin_of(o)->file || !plugin_find(plugin_of(o)->name, &i))
+        return 0;
+    job.pids = pids;
+    job.n_pids = n;
+    int res = plugin_event(i, DMTCP_PLUGIN_RESTART, &job, err);
+    free(job.kept);
+    return res;
+}
+
+int plugins_restart(struct restore *r, struct err *err)
+{
+    _cleanup_free_ pid_t *pids = calloc(r->nprocs + 1, sizeof(*pids));
+    size_t n = 0;
+
+    if (!pids)
+        return err_set(err, ENOMEM, "out of memory");
+    for (size_t k = 0; k < r->nprocs; k++)
+        if (r->procs[k].alive)
+            pids[n++] = r->procs[k].host_pid;
+    for (struct robject *o = r->objects; o; o = o->next)
+        if (o->ops == &plugin_ops && tell(o, pids, n, err) < 0)
+            return -err->code;
+    return 0;
+}

@@ -173,6 +173,7 @@ int refill_objects(struct restore *r, struct err *err);     /* content, epoll it
 /* Threads exist, all else is done: timers, seals, who gets SIGIO. From here on the program may notice things. */
 int arm_objects(struct restore *r, struct err *err);
 int last_objects(struct restore *r, struct err *err);       /* after thread_host() */
+int plugins_restart(struct restore *r, struct err *err);    /* plugin.c; everything stands, and the coordinator has agreed */
 int go_objects(struct restore *r, struct err *err);         /* the very last step */
 
 #endif

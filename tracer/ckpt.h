@@ -133,8 +133,6 @@ struct ckpt_options {
     bool hold;        /* the program is killed when the images are there */
     struct keepback *keepback; /* who was kept back since the last try, and is to be until the next; NULL: nobody */
     bool last_try;
-    const struct tree *trees; /* tracer.h; the tracer's, for their own options */
-    size_t ntrees;
 };
 
 /* How far CLOCK_MONOTONIC is ahead of the scheduler's clock of each CPU (calls.c). */
@@ -160,6 +158,8 @@ struct ckpt {
     void *tracer;
     void *sockets;     /* socket.h's own */
     bool killed;       /* every process, by us: nothing is put back */
+    Launched **launched; /* for the image (trees_record()) */
+    size_t n_launched;
     size_t plugins_told; /* of the list of plugin.h: they expect to hear that the processes go on */
 };
 

@@ -189,12 +189,17 @@ static int join(const struct options *o, Wire__TreeOptions *t, const char *progr
     return r;
 }
 
-/* Does not return when all goes well: the program is in our place then. */
-static int launch(int argc, char **argv, struct options *o, int *rc, struct err *err)
+static void free_strings(char **list, size_t n)
 {
-    Wire__TreeOptions tree = WIRE__TREE_OPTIONS__INIT;
+    for (size_t i = 0; i < n; i++)
+        free(list[i]);
+    free(list);
+}
 
-    if (options_init(o, argv[0], err) < 0 || parse(argc, argv, o, &tree, err) < 0)
+/* Does not return when all goes well: the program is in our place then. */
+static int launch(int argc, char **argv, struct options *o, Wire__TreeOptions *tree, int *rc, struct err *err)
+{
+    if (options_init(o, argv[0], err) < 0 || parse(argc, argv, o, tree, err) < 0)
         return -err->code;
     if (o->help)
         usage();
@@ -207,7 +212,7 @@ static int launch(int argc, char **argv, struct options *o, int *rc, struct err 
     if (can_run(argv[optind], err) < 0)
         return -err->code;
     *rc = FAIL_COORDINATOR;
-    if (join(o, &tree, argv[optind], err) < 0)
+    if (join(o, tree, argv[optind], err) < 0)
         return -err->code;
     *rc = FAIL_GENERAL;
     execvp(argv[optind], argv + optind);
@@ -217,14 +222,17 @@ static int launch(int argc, char **argv, struct options *o, int *rc, struct err 
 int main(int argc, char **argv)
 {
     struct options o;
+    Wire__TreeOptions tree = WIRE__TREE_OPTIONS__INIT;
     struct err err = {0};
     int rc = FAIL_GENERAL, status = 0;
 
     log_init("dmtcp_launch", 0);
-    if (launch(argc, argv, &o, &rc, &err) < 0) {
+    if (launch(argc, argv, &o, &tree, &rc, &err) < 0) {
         log_error("%s", err.msg);
         status = o.fail_rc + rc;
     }
+    free_strings(tree.plugin, tree.n_plugin);
+    free_strings(tree.extra, tree.n_extra);
     options_free(&o);
     return status;
 }

@@ -132,9 +132,17 @@ static int plugin_collect(struct ckpt *c, const struct fd_info *fi, struct objec
     return 0;
 }
 
+/* Where it stands is the plugin's affair: that of a device may mean anything. */
+static int plugin_describe(struct ckpt *c, const struct fd_info *fi, struct ofd *d, struct err *err)
+{
+    d->msg->pos = 0;
+    return 0;
+}
+
 const struct kind_ops plugin_ops = {
     .kind = KIND_PLUGIN,
     .per_description = true,
     .probe = plugin_probe,
     .collect = plugin_collect,
+    .describe = plugin_describe,
 };

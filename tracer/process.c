@@ -12,7 +12,6 @@
 #include "base/util.h"
 #include "tracer/collect.h"
 #include "tracer/procfs.h"
-#include "tracer/tracer.h"
 
 static const struct {
     const char *name;
@@ -139,9 +138,10 @@ int collect_process(struct ckpt *c, struct proc *p, struct err *err)
     m->exit_signal = (int32_t)s.exit_signal;
     m->comm = arena_text(c->arena, s.comm);
     m->is_root = p->is_root;
-    for (size_t i = 0; i < c->options.ntrees; i++)
-        if (c->options.trees[i].root == p->pid)
-            m->options = arena_bytes(c->arena, c->options.trees[i].packed, c->options.trees[i].packed_len);
+    if (p == c->procs[0]) {
+        m->launched = c->launched;
+        m->n_launched = c->n_launched;
+    }
     m->tty = s.tty;
     m->had_tty = s.tty != 0;
     m->tty_pgrp = s.tpgid;

@@ -78,7 +78,7 @@ static int freeze_phase(struct tracer *t, const Wire__Phase *ph, struct keepback
     }
     int r = checkpoint_freeze(&t->checkpoint, t->follow, &o, err);
     t->checkpoint.c.deadlines = &t->deadlines;
-    return r;
+    return r < 0 ? r : trees_record(t, &t->checkpoint.c, err);
 }
 
 static int look_at_all(struct tracer *t, const Wire__Msg *msg, struct keepback *keepback, bool last, struct err *err)
@@ -126,6 +126,8 @@ static int one_phase(struct tracer *t, const Wire__Msg *msg, struct err *err)
 {
     struct checkpoint *k = &t->checkpoint;
 
+    if (msg->phase->id != WIRE__PHASE__ID__FREEZE && msg->phase->id != WIRE__PHASE__ID__RESUME && !k->c.arena)
+        return err_set(err, EPROTO, "the coordinator goes on with a checkpoint that has not begun");
     switch (msg->phase->id) {
     case WIRE__PHASE__ID__FREEZE:
         return msg->phase->solo ? solo(t, msg, err) : freeze_phase(t, msg->phase, NULL, true, err);
@@ -331,7 +333,7 @@ void tracer_end(struct tracer *t)
     deadlines_free(&t->deadlines);
     coord_close(t->coord);
     for (size_t i = 0; i < t->ntrees; i++)
-        tree_free(&t->trees[i]);
+        wire__tree_options__free_unpacked(t->trees[i].options, NULL);
     free(t->trees);
     free(t->computation);
     free(t->ckptdir);

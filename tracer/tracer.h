@@ -9,9 +9,7 @@
 
 struct tree {
     pid_t root;
-    Wire__TreeOptions *options; /* owned, like the same in its form for the image */
-    uint8_t *packed;
-    size_t packed_len;
+    Wire__TreeOptions *options; /* owned */
 };
 
 struct tracer {
@@ -49,8 +47,8 @@ int trees_detach(struct tracer *t, pid_t pid, struct err *err);
 int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct err *err);
 int trees_kill(struct tracer *t, struct err *err);
 int trees_list(struct tracer *t, struct arena *a, Wire__Processes *out, struct err *err);
-void tree_free(struct tree *tree);
 void trees_options(const struct tracer *t, struct ckpt_options *o);
+int trees_record(const struct tracer *t, struct ckpt *c, struct err *err); /* after the freeze */
 
 /* backtrace.c: text of all threads' backtraces of pid (0: all), sent as it is made. */
 int send_backtraces(struct tracer *t, const Wire__Msg *request, pid_t pid, struct err *err);

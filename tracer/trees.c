@@ -1,5 +1,6 @@
 /* The trees that the tracer follows: taking them in, letting them go, ending and listing them. */
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -29,22 +30,22 @@ static Wire__TreeOptions *copy_options(const Wire__TreeOptions *o)
     return wire__tree_options__unpack(NULL, n, buf);
 }
 
-/* How it is treated goes into the image, so that a restart goes on in the same way. */
-static int pack_options(struct tree *tree, struct err *err)
+static int load_plugins(const Wire__TreeOptions *o, struct err *err)
 {
-    tree->packed_len = wire__tree_options__get_packed_size(tree->options);
-    tree->packed = malloc(tree->packed_len + 1);
-    if (!tree->packed)
-        return err_set(err, ENOMEM, "out of memory");
-    wire__tree_options__pack(tree->options, tree->packed);
+    for (size_t i = 0; o && i < o->n_plugin; i++)
+        if (plugin_load(o->plugin[i], true, err) < 0)
+            return -err->code;
     return 0;
 }
 
-static int load_plugins(char *const *paths, size_t n, bool strict, struct err *err)
+/* Those of the restart, as open files: what they are called may be something else by now. */
+static int take_over_plugins(const Wire__TracerConfig *config, struct err *err)
 {
-    for (size_t i = 0; i < n; i++)
-        if (plugin_load(paths[i], strict, err) < 0)
+    for (size_t i = 0; i < config->n_plugin && i < config->n_plugin_fd; i++) {
+        fcntl(config->plugin_fd[i], F_SETFD, FD_CLOEXEC);
+        if (plugin_load_fd(config->plugin_fd[i], config->plugin[i], err) < 0)
             return -err->code;
+    }
     return 0;
 }
 
@@ -59,18 +60,8 @@ static int add_tree(struct tracer *t, pid_t root, const Wire__TreeOptions *o, st
     more[t->ntrees].options = copy_options(o);
     if (!more[t->ntrees].options)
         return err_set(err, ENOMEM, "out of memory");
-    if (pack_options(&more[t->ntrees], err) < 0) {
-        wire__tree_options__free_unpacked(more[t->ntrees].options, NULL);
-        return -err->code;
-    }
     t->ntrees++;
     return 0;
-}
-
-void tree_free(struct tree *tree)
-{
-    wire__tree_options__free_unpacked(tree->options, NULL);
-    free(tree->packed);
 }
 
 /* Freeze a running process, then its children, and so on, each followed once it stands still. */
@@ -123,7 +114,7 @@ int trees_adopt(struct tracer *t, const Wire__Adopt *a, struct err *err)
     for (size_t i = 0; i < n; i++)
         if (m[i].pid == a->pid && m[i].threads > 0 && a->attach)
             return err_set(err, EEXIST, "process %d is part of the computation already", a->pid);
-    if (a->options && load_plugins(a->options->plugin, a->options->n_plugin, true, err) < 0)
+    if (load_plugins(a->options, err) < 0)
         return -err->code;
     r = a->attach ? attach(t, a->pid, err) : follow_add(t->follow, a->pid, true, err);
     return r < 0 ? r : add_tree(t, a->pid, a->options, err);
@@ -197,7 +188,7 @@ int trees_detach(struct tracer *t, pid_t pid, struct err *err)
     if (r < 0)
         return r;
     if (which < t->ntrees) {
-        tree_free(&t->trees[which]);
+        wire__tree_options__free_unpacked(t->trees[which].options, NULL);
         t->trees[which] = t->trees[--t->ntrees];
     }
     if (t->watch >= 0)
@@ -262,7 +253,7 @@ static int let_go(const Wire__TracerConfig *config, struct err *err)
 /* After a restart: this process already holds every thread in a ptrace-stop. Follow, then let go, all at once. */
 int trees_take_over(struct tracer *t, const Wire__TracerConfig *config, struct err *err)
 {
-    if (load_plugins(config->plugin, config->n_plugin, false, err) < 0)
+    if (take_over_plugins(config, err) < 0)
         return -err->code;
     for (size_t i = 0; i < config->n_tree; i++) {
         const Wire__TracerConfig__Tree *tree = config->tree[i];
@@ -386,8 +377,7 @@ void trees_options(const struct tracer *t, struct ckpt_options *o)
     const Wire__TreeOptions *w = t->ntrees ? t->trees[0].options : NULL;
     const char *compress = w && w->compress ? w->compress : "";
 
-    *o = (struct ckpt_options){.compress = 1, .level = 1, .ckptdir = t->ckptdir,
-                               .trees = t->trees, .ntrees = t->ntrees};
+    *o = (struct ckpt_options){.compress = 1, .level = 1, .ckptdir = t->ckptdir};
     if (!strcmp(compress, "none"))
         o->compress = 0;
     else if (!strncmp(compress, "lz4:", 4))
@@ -404,4 +394,26 @@ void trees_options(const struct tracer *t, struct ckpt_options *o)
                 options_ext_tcp(e + 8, &o->ext_tcp, &ignored);
         }
     }
+}
+
+/* How the trees are treated goes into the image, so that a restart goes on in the same way; but for what it is told itself. */
+int trees_record(const struct tracer *t, struct ckpt *c, struct err *err)
+{
+    for (size_t i = 0; i < t->ntrees; i++) {
+        Wire__TreeOptions o = *t->trees[i].options;
+        Launched *m = arena_alloc(c->arena, sizeof(*m));
+        const struct proc *root = ckpt_find_proc(c, t->trees[i].root);
+
+        o.ckptdir = o.tmpdir = (char *)"";
+        o.n_plugin = 0;
+        size_t n = wire__tree_options__get_packed_size(&o);
+        uint8_t *packed = arena_alloc(c->arena, n + 1);
+        if (!m || !packed)
+            return err_set(err, ENOMEM, "out of memory");
+        launched__init(m);
+        m->root = root && root->is_root ? root->pid : 0;
+        m->options = (ProtobufCBinaryData){wire__tree_options__pack(&o, packed), packed};
+        arena_push(c->arena, (void ***)&c->launched, &c->n_launched, m);
+    }
+    return 0;
 }

@@ -44,6 +44,24 @@ static int is_to_fail(const char *diary, const char *event)
     return !strcmp(text, event);
 }
 
+/* Files called "claimed" are opened again by their path, without O_CLOEXEC. */
+static bool claim(const struct dmtcp_plugin_file *file)
+{
+    const char *slash = strrchr(file->path, '/');
+
+    return slash && !strcmp(slash, "/claimed");
+}
+
+static int save_file(struct dmtcp_plugin_call *call, const struct dmtcp_plugin_file *file)
+{
+    return call->keep(call, file->path, strlen(file->path) + 1);
+}
+
+static int open_file(struct dmtcp_plugin_call *call)
+{
+    return open(call->data, O_RDONLY);
+}
+
 static int event(struct dmtcp_plugin_call *call)
 {
     const char *diary = getenv("DMTCP_TEST_DIARY");
@@ -51,7 +69,7 @@ static int event(struct dmtcp_plugin_call *call)
     FILE *f;
 
     for (size_t i = 0; i < call->n_pids; i++)
-        still += state_of(call->pids[i]) == 't' || state_of(call->pids[i]) == 'S'; /* a skeleton waits in a system call */
+        still += state_of(call->pids[i]) == 't';
     if (call->event == DMTCP_PLUGIN_RESTART) {
         if (call->size != sizeof(number))
             return call->fail(call, "%zu bytes were kept", call->size);
@@ -70,4 +88,5 @@ static int event(struct dmtcp_plugin_call *call)
     return call->keep(call, &number, sizeof(number));
 }
 
-const struct dmtcp_plugin dmtcp_plugin = {.api = DMTCP_PLUGIN_API, .name = "diary", .event = event};
+const struct dmtcp_plugin dmtcp_plugin = {.api = DMTCP_PLUGIN_API, .name = "diary", .event = event, .claim = claim,
+                                          .save_file = save_file, .open_file = open_file};

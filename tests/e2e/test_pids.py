@@ -76,3 +76,8 @@ def test_taken_by_ourselves(lab, ahead):
     lab.go.touch()
     assert lab.finish() == 0, lab.tail("restart.stderr")
     assert lab.lines()[-1] == "PASS"
+
+
+def test_contradiction(lab):
+    lab.run("dmtcp_restart", "--in-new-pidns", "--pids-must-match", "none", check=False)
+    assert "--in-new-pidns and --pids-must-match exclude each other" in lab.tail("dmtcp_restart.output")

@@ -115,6 +115,85 @@ def test_restart_without_it(lab, user):
     go_on(lab)
 
 
+def is_script_of(lab, *plugins):
+    line = next(line for line in (lab.ckptdir / "dmtcp_restart_script.sh").read_text().splitlines() if line.startswith("plugins="))
+    return line == "plugins='" + ":".join(map(str, plugins)) + "'"
+
+
+@each_user
+def test_refused_by_the_coordinator(lab, user):
+    """A restart that does not come about is not told."""
+    diary = launch_with_diary(lab)
+    lab.checkpoint()
+    diary.new_lines()
+    program = lab.program
+    lab.restart("--in-new-pidns", "--with-plugin", diary.plugin, env=diary.env())
+    assert lab.finish() == 101, lab.tail("restart.stderr")
+    assert diary.new_lines() == []
+    lab.program = program
+    go_on(lab)
+
+
+@each_user
+def test_changed_before_the_restart(lab, user):
+    """The library is looked at again."""
+    diary = launch_with_diary(lab)
+    lab.checkpoint()
+    lab.kill_everything()
+    diary.plugin.chmod(0o757)
+    lab.restart("--with-plugin", diary.plugin, env=diary.env())
+    assert lab.finish() == 101
+    assert "others may write it" in lab.tail("restart.stderr")
+
+
+@each_user
+def test_refused_is_forgotten(lab, user):
+    """The launch that failed leaves no trace in the restart script of those that run, and other plugins can be loaded."""
+    diary = Diary(lab)
+    lab.start_coordinator()
+    first = lab.launch(lab.program_argv("count"), env=diary.env())
+    lab.wait_ready()
+    lab.launch(["true"], "--with-plugin", library(lab, "plugin_old"))
+    assert lab.finish() in (99, 100)
+    lab.checkpoint()
+    assert is_script_of(lab)
+    lab.launch(["true"], "--with-plugin", diary.plugin)
+    assert lab.finish() == 0, lab.tail("stderr")
+    lab.checkpoint()
+    assert is_script_of(lab, diary.plugin)
+    assert diary.new_lines() == [("precheckpoint", 0), ("resume", 1)]
+    lab.program = first
+    go_on(lab)
+
+
+@each_user
+def test_file_is_let_go(lab, user):
+    """What a plugin has opened belongs to the program alone, close-on-exec or not."""
+    diary = Diary(lab)
+    lab.write("claimed", "")
+    lab.start_coordinator()
+    lab.launch(["sh", "-c", 'exec "$@" 3<claimed', "sh", *lab.program_argv("count")], "--with-plugin", diary.plugin,
+               env=diary.env())
+    lab.wait_ready()
+    lab.checkpoint()
+    lab.kill_everything()
+    lab.restart("--with-plugin", diary.plugin, env=diary.env())
+    lab.wait_running()
+    having = [p.comm for p in harness.descendants() for fd in fds_of(p.pid) if fd.endswith("/claimed")]
+    assert having == ["count"]
+    go_on(lab)
+
+
+def fds_of(pid):
+    found = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except FileNotFoundError:
+            pass
+    return found
+
+
 @each_user
 def test_attach(lab, user):
     diary = Diary(lab)
@@ -202,6 +281,21 @@ def test_not_a_plugin(lab, user):
 @each_user
 def test_not_a_library(lab, user):
     refused(lab, lab.write("text.so", "text", 0o755), "text.so: ")
+
+
+@each_user
+def test_fifo(lab, user):
+    """It is not even opened: nobody writes to it."""
+    path = lab.path("fifo.so")
+    os.mkfifo(path)
+    refused(lab, path, "not a regular file")
+
+
+@each_user
+def test_colon(lab, user):
+    lab.mkdir(lab.path("a:b"))
+    lab.path("link.so").symlink_to(lab.write("a:b/diary.so", "", 0o755))
+    refused(lab, lab.path("link.so"), "has a colon in it")
 
 
 @each_user
