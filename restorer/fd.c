@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 
 #include "base/log.h"
@@ -154,12 +153,11 @@ static uint32_t controls(const struct restore *r, const struct rproc *p, int *ou
     return n;
 }
 
-/* Whatever came by fork from the driver is closed, and the limit does not stand in the way. */
+/* Whatever came by fork from the driver is closed. Its limit of open files came, too, which is as high as may be. */
 static int clear_table(struct restore *r, struct rproc *p, struct err *err)
 {
     _cleanup_batch_ struct inj_batch b = {0};
     _cleanup_free_ int *keep = calloc(r->nprocs + 1, sizeof(*keep));
-    struct rlimit lim;
     uint32_t n;
     int from = 0;
 
@@ -167,10 +165,6 @@ static int clear_table(struct restore *r, struct rproc *p, struct err *err)
         return err_set(err, ENOMEM, "out of memory");
     if (inj_begin(&b, &p->inj, err) < 0)
         return -err->code;
-    if (getrlimit(RLIMIT_NOFILE, &lim) == 0) {
-        lim.rlim_cur = lim.rlim_max;
-        inj_call(&b, 0, SYS_prlimit64, 0, RLIMIT_NOFILE, inj_data(&b, &lim, sizeof(lim)), 0);
-    }
     n = controls(r, p, keep);
     for (uint32_t i = 0; i < n; i++) {
         if (keep[i] > from)
