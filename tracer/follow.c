@@ -121,6 +121,26 @@ static bool is_hidden(const struct follow *f, pid_t pid)
     return false;
 }
 
+/*
+ * When it began whom records that were read just now speak of. It may have ended since, and its number be another
+ * process's or a thread's: who is alive and has no threads by the records is a member only as the child of one. 0: it is none.
+ */
+static uint64_t start_of_new(struct follow *f, const struct member *m)
+{
+    struct proc_status st;
+    struct proc_stat s;
+    struct err ignored;
+
+    if (read_stat(m->pid, &s, &ignored) < 0)
+        return 0;
+    if (m->threads > 0 || s.state == 'Z' || s.state == 'X' || (s.flags & PF_EXITING))
+        return s.starttime;
+    if (!find(f, s.ppid) || read_status(m->pid, m->pid, &st, &ignored) < 0)
+        return 0;
+    proc_status_free(&st);
+    return st.tgid == m->pid ? s.starttime : 0;
+}
+
 /* What the records say, to the members. */
 static void take_changes(struct follow *f)
 {
@@ -132,8 +152,11 @@ static void take_changes(struct follow *f)
         if (!m)
             continue;
         m->threads += c[i].delta;
-        if (c[i].delta >= 0) /* perhaps another one than the last with this pid */
-            m->start = start_of(m->pid);
+    }
+    for (size_t i = 0; i < n; i++) {
+        struct member *m = c[i].delta >= 0 ? find(f, c[i].pid) : NULL;
+        if (m) /* perhaps another one than the last with this pid */
+            m->start = start_of_new(f, m);
     }
     free(c);
 }
@@ -217,11 +240,18 @@ static int walk(struct follow *f, struct err *err)
     return 0;
 }
 
-/* A pid that another process has got meanwhile is no member's. */
+static bool is_gone(const struct member *m)
+{
+    uint64_t start = start_of(m->pid);
+
+    return !start || start != m->start;
+}
+
+/* A pid that another process or a thread has got meanwhile is no member's. */
 static void forget_gone(struct follow *f)
 {
     for (size_t i = 0; i < f->n;)
-        if (!f->members[i].threads && start_of(f->members[i].pid) != f->members[i].start)
+        if (f->members[i].threads <= 0 && is_gone(&f->members[i]))
             f->members[i] = f->members[--f->n];
         else
             i++;
@@ -238,12 +268,7 @@ int follow_update(struct follow *f, struct err *err)
         if (walk(f, err) < 0)
             return -err->code;
     }
-    for (size_t i = 0; i < f->n;) {
-        if (f->members[i].threads <= 0 && !in_proc(f->members[i].pid))
-            f->members[i] = f->members[--f->n];
-        else
-            i++;
-    }
+    forget_gone(f);
     return 0;
 }
 

@@ -334,6 +334,15 @@ static int settle(struct ckpt *c, struct follow *f, struct err *err)
     }
 }
 
+/* The records count no threads of it, but has it got some? Its number may be another process's by now, or a thread's. */
+static bool has_threads(const struct member *m)
+{
+    struct proc_stat s;
+    struct err ignored;
+
+    return has_other_threads(m->pid) && read_stat(m->pid, &s, &ignored) == 0 && s.starttime == m->start;
+}
+
 static int freeze_all(struct ckpt *c, struct follow *f, struct err *err)
 {
     for (size_t found = 1; found;) {
@@ -343,7 +352,7 @@ static int freeze_all(struct ckpt *c, struct follow *f, struct err *err)
             return -err->code;
         const struct member *m = follow_members(f, &n);
         for (size_t i = 0; i < n; i++) {
-            if (m[i].threads <= 0 && !has_other_threads(m[i].pid))
+            if (m[i].threads <= 0 && !has_threads(&m[i]))
                 continue;
             struct proc *p = tasks_add_proc(c, m[i].pid);
             if (!p)

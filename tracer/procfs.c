@@ -174,7 +174,7 @@ bool has_other_threads(pid_t pid)
     if (read_status(pid, pid, &st, &ignored) < 0)
         return false;
     proc_status_free(&st);
-    return st.threads > 1;
+    return st.tgid == pid && st.threads > 1; /* the number of a thread is found in /proc, too */
 }
 
 /* 'X' also when there is none any more. */

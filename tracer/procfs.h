@@ -12,6 +12,8 @@
 
 #include "base/err.h"
 
+#define PF_EXITING 0x4 /* of proc_stat.flags: include/linux/sched.h */
+
 struct proc_stat {
     pid_t pid;
     char comm[64];

@@ -99,7 +99,6 @@ void tasks_sort(struct ckpt *c)
         qsort(c->procs, c->nprocs, sizeof(*c->procs), by_pid);
 }
 
-#define PF_EXITING 0x4 /* include/linux/sched.h */
 #define DEATH_MS   10000
 
 /*

@@ -482,8 +482,9 @@ class Lab:
             except OSError:
                 wchan, call, ran, waited = "?", "?", 0, 0
             said.append(f"{process} in {wchan} syscall {call}; ran {ran:.1f} s, waited {waited:.1f} s for a CPU")
-            if process.state == "Z":  # only its leader is dead
-                said += describe_threads(process.pid)
+            threads = describe_threads(process.pid)
+            if len(threads) > 1:
+                said += threads[:most]
         return "\n  ".join(said)
 
     def report(self):
