@@ -67,7 +67,8 @@ static uint64_t start_of(pid_t pid)
     return read_stat(pid, &s, &ignored) < 0 ? 0 : s.starttime;
 }
 
-static struct member *add(struct follow *f, pid_t pid)
+/* With the start of whoever has the number now, unless it is in the list already. */
+static struct member *add(struct follow *f, pid_t pid, uint64_t start)
 {
     struct member *m = find(f, pid);
 
@@ -77,7 +78,7 @@ static struct member *add(struct follow *f, pid_t pid)
     if (!m)
         return NULL;
     f->members = m;
-    m[f->n] = (struct member){.pid = pid, .start = start_of(pid)};
+    m[f->n] = (struct member){.pid = pid, .start = start};
     return &m[f->n++];
 }
 
@@ -91,9 +92,10 @@ int follow_add(struct follow *f, pid_t pid, bool is_root, struct err *err)
     snprintf(dir, sizeof(dir), "/proc/%d/task", pid);
     if (list_numbers(dir, &tids, &n, err) < 0)
         return err_wrap(err, "process %d", pid);
-    m = add(f, pid);
+    m = add(f, pid, 0);
     if (!m)
         return err_set(err, ENOMEM, "out of memory");
+    m->start = start_of(pid); /* somebody who had the number before may be in the list still */
     m->threads = (int)n;
     m->is_root = m->is_root || is_root;
     int r = f->rings ? rings_watch(f->rings, pid, tids, n) : 0;
@@ -122,23 +124,24 @@ static bool is_hidden(const struct follow *f, pid_t pid)
 }
 
 /*
- * When it began whom records that were read just now speak of. It may have ended since, and its number be another
- * process's or a thread's: who is alive and has no threads by the records is a member only as the child of one. 0: it is none.
+ * When it began whom records that were read just now speak of. It may have ended since, and its number be another process's or
+ * a thread's: who is alive, has no threads by the records and was not known is a member only as the child of one. 0: it is none.
  */
-static uint64_t start_of_new(struct follow *f, const struct member *m)
+static uint64_t start_by_records(struct follow *f, const struct member *m)
 {
     struct proc_status st;
     struct proc_stat s;
     struct err ignored;
 
-    if (read_stat(m->pid, &s, &ignored) < 0)
-        return 0;
-    if (m->threads > 0 || s.state == 'Z' || s.state == 'X' || (s.flags & PF_EXITING))
-        return s.starttime;
-    if (!find(f, s.ppid) || read_status(m->pid, m->pid, &st, &ignored) < 0)
+    if (read_stat(m->pid, &s, &ignored) < 0 || read_status(m->pid, m->pid, &st, &ignored) < 0)
         return 0;
     proc_status_free(&st);
-    return st.tgid == m->pid ? s.starttime : 0;
+    if (st.tgid != m->pid)
+        return 0;
+    if (m->threads > 0 || f->lost || s.starttime == m->start || s.state == 'Z' || s.state == 'X' || (s.flags & PF_EXITING) ||
+        find(f, s.ppid))
+        return s.starttime;
+    return 0;
 }
 
 /* What the records say, to the members. */
@@ -148,15 +151,15 @@ static void take_changes(struct follow *f)
     struct change *c = rings_take(f->rings, &n, &f->lost);
 
     for (size_t i = 0; i < n; i++) {
-        struct member *m = f->nhidden && is_hidden(f, c[i].pid) ? NULL : add(f, c[i].pid);
+        struct member *m = f->nhidden && is_hidden(f, c[i].pid) ? NULL : add(f, c[i].pid, 0);
         if (!m)
             continue;
         m->threads += c[i].delta;
     }
     for (size_t i = 0; i < n; i++) {
-        struct member *m = c[i].delta >= 0 ? find(f, c[i].pid) : NULL;
-        if (m) /* perhaps another one than the last with this pid */
-            m->start = start_of_new(f, m);
+        struct member *m = find(f, c[i].pid);
+        if (m && (c[i].delta >= 0 || m->threads <= 0)) /* perhaps another one than the last with this pid */
+            m->start = start_by_records(f, m);
     }
     free(c);
 }
@@ -168,16 +171,18 @@ void follow_correct(struct follow *f, pid_t pid, int threads)
     if (f->rings)
         take_changes(f); /* who ended while it was frozen is not counted a second time later */
     m = find(f, pid);
-    if (m)
+    if (m && (!threads || !is_dead(pid, m->start))) /* killed since: the records are right */
         m->threads = threads;
 }
 
 void follow_found(struct follow *f, pid_t pid, int threads)
 {
     struct member *m = find(f, pid);
+    uint64_t start = start_of(pid);
 
-    if (m || !(m = add(f, pid)))
+    if ((m && (m->threads > 0 || m->start == start)) || !(m = add(f, pid, start)))
         return;
+    m->start = start;
     if (!follow_exact(f) || !threads)
         m->threads = threads; /* else its record counts it */
 }
@@ -230,7 +235,7 @@ static int walk(struct follow *f, struct err *err)
             struct err ignored;
             if (find(f, pids[i]) || is_hidden(f, pids[i]) || read_stat(pids[i], &s, &ignored) < 0 || !find(f, s.ppid))
                 continue;
-            struct member *m = add(f, pids[i]);
+            struct member *m = add(f, pids[i], start_of(pids[i]));
             if (!m)
                 return err_set(err, ENOMEM, "out of memory");
             m->threads = lives(m);
