@@ -191,7 +191,7 @@ PROGRAMS = [
     Real("musl", ("musl-gcc",), musl_binary),
     Real("java", ("java", "javac"), java_class, first=0.5),
     Real("sqlite", ("sqlite3",), lambda lab: sqlite(lab, "delete"), at_once=True),
-    Real("lammps", ("lmp",), lammps, lammps_result, first=0.5, large=True),
+    Real("lammps", ("lmp",), lammps, lammps_result, first=0.5, large=True, at_once=True),
     Real("sqlite-wal", ("sqlite3",), lambda lab: sqlite(lab, "wal"), at_once=True),
 ]
 

@@ -138,7 +138,9 @@ def cases():
             continue
         for user in server.users:
             if user in harness.users():
-                yield pytest.param(server, user, id=f"{server.name}-{user}")
+                # one at a time: X servers of several network namespaces share their locks and sockets in /tmp
+                alone = [pytest.mark.xdist_group("x11")] if server.name == "x11" else []
+                yield pytest.param(server, user, id=f"{server.name}-{user}", marks=alone)
 
 
 def start(lab, server, how):
