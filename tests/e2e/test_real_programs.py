@@ -110,7 +110,7 @@ def tar_pipeline(lab):
 
 def big_sort(lab):
     chance = random.Random(5)
-    lab.write("unsorted", "".join(f"{chance.randrange(1 << 60):x} {i}\n" for i in range(1_000_000)))
+    lab.write("unsorted", "".join(f"{chance.randrange(1 << 60):x} {i}\n" for i in range(1_200_000)))
     return ["sort", "-S", "3M", "--parallel=2", "-T", ".", "-o", "sorted", "unsorted"]
 
 
@@ -138,7 +138,7 @@ def java_class(lab):
 def sqlite(lab, journal):
     lines = [f"PRAGMA journal_mode={journal};", "CREATE TABLE t(id INTEGER PRIMARY KEY, k INT, v TEXT);",
              "CREATE INDEX by_k ON t(k);", "CREATE TABLE log(round INT, n INT, sum INT);"]
-    for number in range(300):
+    for number in range(400):
         lines += ["BEGIN IMMEDIATE;",
                   "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x<300) "
                   f"INSERT INTO t(k, v) SELECT (x*{number * 2 + 7919})%1000, printf('%064d', x*{number}) FROM c;",
@@ -185,14 +185,14 @@ PROGRAMS = [
     Real("perl", ("perl",), script("work.pl", ["perl"], "90")),
     Real("make", ("make", "gcc"), make_project, made, at_once=True),
     Real("tar", ("tar", "xz", "sha256sum"), tar_pipeline),
-    Real("sort", ("sort",), big_sort, lambda lab: sha256(lab.path("sorted")), at_once=True),
+    Real("sort", ("sort",), big_sort, lambda lab: sha256(lab.path("sorted")), first=0.05, most=0.2, at_once=True),
     Real("node", ("node",), script("work.js", ["node"], "120"), first=0.5),
     Real("go", ("go",), go_binary),
     Real("musl", ("musl-gcc",), musl_binary),
     Real("java", ("java", "javac"), java_class, first=0.5),
-    Real("sqlite", ("sqlite3",), lambda lab: sqlite(lab, "delete"), at_once=True),
+    Real("sqlite", ("sqlite3",), lambda lab: sqlite(lab, "delete"), first=0.05, most=0.2, at_once=True),
     Real("lammps", ("lmp",), lammps, lammps_result, first=0.5, large=True, at_once=True),
-    Real("sqlite-wal", ("sqlite3",), lambda lab: sqlite(lab, "wal"), at_once=True),
+    Real("sqlite-wal", ("sqlite3",), lambda lab: sqlite(lab, "wal"), first=0.05, most=0.2, at_once=True),
 ]
 
 
