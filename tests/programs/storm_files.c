@@ -149,7 +149,7 @@ static void append(int shared, int me, unsigned long n)
 
 static void storm(struct storm *s, int shared)
 {
-    for (; !check_go() && !check_status(); s->rounds++) {
+    for (; (!check_go() || s->rounds <= 20) && !check_status(); s->rounds++) { /* verify_shared() wants so many */
         struct slot *slot = &s->slots[next(s) % SLOTS];
 
         if (slot->fd < 0)

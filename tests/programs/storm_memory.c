@@ -130,7 +130,7 @@ static void *storm(void *arg)
 {
     struct storm *s = arg;
 
-    for (; !check_go() && !check_status(); s->rounds++) {
+    for (; (!check_go() || !s->rounds) && !check_status(); s->rounds++) {
         struct area *a = &s->areas[next(s) % AREAS];
 
         if (a->kind == NOTHING)

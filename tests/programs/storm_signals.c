@@ -69,7 +69,7 @@ static void pinger(pid_t to, int acks)
     int sent = 0, acked = 0;
     char buf[64];
 
-    while (!check_go()) {
+    while (!check_go() || !sent) { /* it may be told to end before it has begun */
         union sigval value = {.sival_int = sent};
         ssize_t n;
 
@@ -97,7 +97,7 @@ static void receiver(int acks)
 
     sigemptyset(&none);
     MUST(sigaction(PING, &sa, NULL));
-    while (!check_go()) {
+    while (!check_go() || !next_expected) {
         struct timespec ts = {0, 2000000};
         int now = next_expected;
 
@@ -164,7 +164,7 @@ static void worker(void)
     pthread_create(&computer, NULL, computing, NULL);
     pthread_create(&reader, NULL, reading, fds);
     MUST(setitimer(ITIMER_REAL, &timer, NULL));
-    for (i = 0; !check_go() && !check_status(); i++) {
+    for (i = 0; (!check_go() || !atomic_load(&ticks) || !atomic_load(&hits)) && !check_status(); i++) {
         rest();
         pthread_kill(i % 2 ? computer : reader, SIGUSR1);
         if (i % 16 == 0)

@@ -132,7 +132,7 @@ static void *maker(void *arg)
 {
     unsigned long n;
 
-    for (n = (unsigned long)arg; !check_go() && !check_status(); n++) {
+    for (n = (unsigned long)arg; (!check_go() || !atomic_load(&rounds)) && !check_status(); n++) {
         join_one(n);
         if (n % 5 == 0)
             cancel_one();
